@@ -1,0 +1,148 @@
+"""What this machine can do: the device, the number format and the reason for it.
+
+The one place that decides which dtype is used where. Three cases matter:
+
+    GPU of compute capability >= 8.0, CPU with bf16 units   bfloat16
+    older GPU (the T4 of a free Colab is 7.5)               float16, gradients scaled
+    anything else                                           float32
+
+A T4 has no bf16 units, yet `torch.cuda.is_bf16_supported()` says True for it, because the driver
+emulates them, slowly. So the compute capability is asked, never that function.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from picolm_lib.config import PicoError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Dense tensor-core peaks in TFLOP/s at 16 bits, from NVIDIA's data sheets.
+GPU_PEAK_TFLOPS = {"T4": 65, "V100": 125, "A10": 125, "L4": 121, "A100": 312, "L40S": 362,
+                   "H100": 989, "H200": 989}
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How a run computes on one device."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """Type of the matrix products, in the model and in Newton-Schulz."""
+    reason: str
+
+    @property
+    def scales_gradients(self) -> bool:
+        """float16 cannot hold small gradients, so its loss is scaled up first."""
+        return self.dtype == torch.float16
+
+    def autocast(self) -> torch.autocast:
+        """The context in which a forward pass runs."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def numerics(device: str = "auto", dtype: str = "auto") -> Numerics:
+    """Chooses device and dtype.
+
+    Args:
+        device: "auto", or what torch.device takes.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+
+    Raises:
+        PicoError: the device is not there, or a name is unknown.
+    """
+    where = _device(device)
+    if dtype != "auto":
+        if dtype not in DTYPES:
+            raise PicoError(f"unknown dtype {dtype!r}; choose auto, {', '.join(DTYPES)}.")
+        return Numerics(where, DTYPES[dtype], "asked for")
+    if where.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(where)
+        if major >= 8:
+            return Numerics(where, torch.bfloat16, f"compute capability {major}.{minor} has bf16")
+        return Numerics(where, torch.float16, f"compute capability {major}.{minor} has no bf16")
+    if where.type == "cpu" and cpu_has_bf16():
+        return Numerics(where, torch.bfloat16, "this CPU has bf16 units")
+    return Numerics(where, torch.float32, f"no fast 16-bit units known for this {where.type}")
+
+
+def cpu_has_bf16() -> bool:
+    """True where the CPU multiplies bfloat16 matrices in hardware."""
+    # torch.cpu.get_capabilities is newer than the oldest torch that the package runs on.
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(known.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def takes_grouped_kv(device: torch.device) -> bool:
+    """True where scaled_dot_product_attention shares KV heads without falling to its slow path.
+
+    Below compute capability 8.0 `enable_gqa=True` silently selects the kernel that holds all T x T
+    scores, so there K and V are expanded before the call.
+    """
+    return device.type == "cpu" or (
+        device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0))
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """The GPU's 16-bit peak in TFLOP/s, or None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device).replace("-", " ").split()
+    return next((float(GPU_PEAK_TFLOPS[word]) for word in name if word in GPU_PEAK_TFLOPS), None)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory that the run has held so far, in GiB: the GPU's, or this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if platform.system() == "Windows":  # no `resource` module there
+        return 0.0
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def doctor(device: str = "auto", dtype: str = "auto", **more: object) -> str:
+    """A short table of versions, device and dtype; `more` adds lines, such as seed and preset."""
+    chosen = numerics(device, dtype)
+    name = (torch.cuda.get_device_name(chosen.device) if chosen.device.type == "cuda"
+            else f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads")
+    rows = {"picolm_lib": _version("simple-picolm"), "python": platform.python_version(),
+            "torch": torch.__version__, "transformers": _version("transformers"),
+            "device": f"{chosen.device} ({name})",
+            "dtype": f"{str(chosen.dtype).removeprefix('torch.')} ({chosen.reason})", **more}
+    return "\n".join(f"{key:<13}{value}" for key, value in rows.items())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise PicoError(f"unknown device {name!r}; choose auto, cpu, cuda or mps.") from None
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(),
+             "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+    if (device.index or 0) >= there:
+        raise PicoError(f"this machine has no device {name!r}; leave --device at auto.")
+    return device
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    print(doctor())

@@ -1,0 +1,57 @@
+"""Writing files so that nothing is ever lost: a new file takes the old one's place in one move."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from picolm_lib.config import PicoError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A stream to write the new content of `path` to.
+
+    It goes to a temporary name, is forced to the disk, and is renamed when all of it is there. A
+    crash at any moment leaves the old file or the new one. An error leaves the old one.
+
+    Raises:
+        PicoError: the disk is full.
+    """
+    part = path.with_name(path.name + ".part")
+    with disk_errors(path):
+        try:
+            with part.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Says in one line that a disk is full or a folder is closed to us."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PicoError(f"the disk is full: {str(path)!r} could not be written (what was there "
+                            "before is unharmed); free some space, then go on with --resume."
+                            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            raise PicoError(f"{str(path)!r} cannot be written ({error.strerror}); choose another "
+                            "place.") from error
+        raise
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a text file as `replacing` does."""
+    with replacing(path) as stream:
+        stream.write(text.encode())

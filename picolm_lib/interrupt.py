@@ -1,0 +1,38 @@
+"""Ctrl-C and the machine's notice to quit: finish the step, save, then stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from picolm_lib.config import PicoError
+
+
+class Interrupted(PicoError):
+    """The run was asked to stop, and has saved itself."""
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that a step is finished and saved before the run stops.
+
+    A second Ctrl-C stops at once. In a thread, where Python allows no handlers, nothing changes.
+    """
+    requests: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if requests and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
