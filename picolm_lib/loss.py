@@ -1,0 +1,68 @@
+"""Cross-entropy that never holds all logits.
+
+With 49,152 words and 12,288 tokens the float32 logits alone take 2.4 GB, and their gradient as
+much again. But the loss of a token needs only its own row. So rows are taken in chunks: logits,
+loss and both gradients of one chunk, then the next chunk in the same memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
+                         chunk_rows: int = 512) -> Tensor:
+    """F.cross_entropy(x @ weight.T, targets), in the memory of one chunk of logits.
+
+    Args:
+        x: (N, D) final states.
+        weight: (V, D) output layer.
+        targets: (N,) token ids; rows whose target is -100 count for nothing.
+        chunk_rows: rows per chunk: 512 rows of 49,152 float32 logits are 100 MB.
+
+    Returns:
+        The mean loss in nats, a float32 scalar; NaN where no row counts, as in F.cross_entropy.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return _LinearCrossEntropy.apply(x, weight, targets, chunk_rows)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The gradient of a row is softmax - onehot, so it is at hand as soon as the loss is.
+
+    Both gradients are computed during the forward pass, summed over rows and not yet divided by
+    their number: values near 1 survive float16, values near 1/N would not.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int) -> Tensor:
+        cast = weight.to(x.dtype)
+        counts = (targets != IGNORE).float()                         # (N,)
+        total = torch.zeros((), device=x.device)
+        grad_x, grad_weight = torch.empty_like(x), torch.zeros_like(weight)
+        for start in range(0, len(x), chunk_rows):
+            rows = slice(start, start + chunk_rows)
+            target, count = targets[rows, None].clamp(min=0), counts[rows, None]
+            logits = F.linear(x[rows], cast).float()                 # (R, V)
+            at_target, largest = logits.gather(1, target), logits.amax(1, keepdim=True)
+            error = logits.sub_(largest).exp_()                      # in place: one chunk, not two
+            partition = error.sum(1, keepdim=True)
+            total += ((partition.log() + largest - at_target) * count).sum()
+            if any(ctx.needs_input_grad):
+                error.mul_(count / partition).scatter_add_(1, target, -count)
+                error = error.to(x.dtype)                            # softmax - onehot, or zeros
+                torch.mm(error, cast, out=grad_x[rows])
+                grad_weight += error.T @ x[rows]
+        ctx.save_for_backward(grad_x, grad_weight, counts.sum())
+        return total / counts.sum()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        grad_x, grad_weight, number = ctx.saved_tensors
+        scale = grad / number
+        return (grad_x.float() * scale).to(grad_x.dtype), grad_weight * scale, None, None
