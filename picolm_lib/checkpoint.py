@@ -1,0 +1,222 @@
+"""A run's folder: what is in it, how it is written so that nothing is lost, how it is read.
+
+    config.json           the preset's name, PicoConfig, TrainConfig
+    tokenizer/            the tokenizer
+    model.safetensors     the weights, for everybody: no pickle, so reading it cannot run code
+    resume.pt             everything that the run needs to go on, bit for bit
+    resume.previous.pt    the one before, should resume.pt ever be damaged
+    metrics.jsonl         a line per step and per evaluation
+    loss.png              the picture of it
+
+Both kinds of checkpoint carry the SHA-256 of their content, and a file that does not match it is
+refused: a flipped bit in a weight crashes nothing, it only makes a model worse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from picolm_lib.config import PicoConfig, PicoError, TrainConfig
+from picolm_lib.files import disk_errors, replace_text, replacing
+from picolm_lib.model import PicoLM
+from picolm_lib.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BUNDLED_RUN = Path(__file__).parent / "assets" / "nano"
+DIGEST = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What config.json holds."""
+
+    preset: str
+    model: PicoConfig
+    train: TrainConfig
+
+
+def save_config(folder: Path, config: RunConfig) -> None:
+    """Writes config.json."""
+    replace_text(folder / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+
+
+def load_config(folder: Path) -> RunConfig:
+    """Reads config.json.
+
+    Raises:
+        PicoError: the folder holds no run, or its configuration cannot be read.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        raise PicoError(f"{str(folder)!r} holds no run (no config.json in it); check --run.")
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return RunConfig(read["preset"], PicoConfig(**read["model"]), TrainConfig(**read["train"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise PicoError(f"{str(path)!r} is no configuration of this version ({error}).") from error
+
+
+def save_weights(path: Path, model: PicoLM, dtype: torch.dtype | None = None) -> None:
+    """Writes the weights as safetensors, in `dtype` or as they are."""
+    weights = {name: value.detach().to("cpu", dtype).contiguous()
+               for name, value in model.state_dict().items()}
+    with replacing(path) as stream:
+        stream.write(save(weights, metadata={"format": "pt", "sha256": _digest(weights)}))
+
+
+def load_weights(path: Path, model: PicoLM) -> None:
+    """Reads weights into a model, checking their hash.
+
+    Raises:
+        PicoError: the file is missing or damaged, or belongs to a model of another shape.
+    """
+    if not path.exists():
+        raise PicoError(f"there is no {str(path)!r}; the run has not saved its model yet.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            intact = (file.metadata() or {}).get("sha256") == _digest(weights)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PicoError(f"{str(path)!r} is damaged ({error}).") from error
+    if not intact:
+        raise PicoError(f"{str(path)!r} is damaged: its content does not match its checksum.")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise PicoError(f"{str(path)!r} does not fit the model in config.json.") from error
+
+
+def load_run(run: str | Path, device: torch.device | str = "cpu", tokenizer: str = "",
+             ) -> tuple[PicoLM, PreTrainedTokenizerFast, RunConfig]:
+    """A trained model with its tokenizer.
+
+    Args:
+        run: the run's folder, or "bundled".
+        device: where the model goes.
+        tokenizer: one to use in place of the run's own; it must have the same vocabulary.
+
+    Raises:
+        PicoError: something is missing, damaged, or does not fit together.
+    """
+    folder = BUNDLED_RUN if run == "bundled" else Path(run)
+    config = load_config(folder)
+    own = load_tokenizer(str(folder / "tokenizer"))
+    if len(own) != config.model.vocab_size:
+        raise PicoError(f"the tokenizer in {str(folder)!r} has {len(own):,} tokens, but its "
+                        f"model was trained with {config.model.vocab_size:,}; put back the "
+                        "tokenizer that belongs to it.")
+    with torch.device("meta"):
+        model = PicoLM(config.model)
+    model.to_empty(device=device)
+    load_weights(folder / "model.safetensors", model)
+    return model.eval(), _other_tokenizer(tokenizer, own) if tokenizer else own, config
+
+
+def _other_tokenizer(name: str, own: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    other = load_tokenizer(name)
+    if other.get_vocab() != own.get_vocab():
+        raise PicoError(f"the tokenizer {name!r} does not fit this run: it has {len(other):,} "
+                        f"tokens, the run's own {len(own):,}, and they must be the same ones; "
+                        "leave --tokenizer away.")
+    return other
+
+
+def save_resume(folder: Path, state: dict[str, Any]) -> None:
+    """Writes resume.pt; the one before becomes resume.previous.pt."""
+    path = folder / "resume.pt"
+    with replacing(folder / "resume.new.pt") as stream:
+        hashing = _HashingStream(stream)
+        try:
+            torch.save(state, hashing)
+        except RuntimeError:  # torch's writer hides the disk's own error behind one about itself
+            if hashing.error:
+                raise hashing.error from None
+            raise
+        stream.write(hashing.digest())
+    with disk_errors(path):
+        if path.exists():
+            path.replace(folder / "resume.previous.pt")
+        (folder / "resume.new.pt").replace(path)
+
+
+def load_resume(folder: Path, previous: bool = False) -> dict[str, Any]:
+    """Reads the state of a run.
+
+    Args:
+        previous: take the checkpoint before the last one.
+
+    Raises:
+        PicoError: there is none, or it is damaged; the text names one that is good.
+    """
+    last, before = folder / "resume.pt", folder / "resume.previous.pt"
+    # A crash between the two renames of save_resume leaves the last good state under this name.
+    path = before if previous or (before.exists() and not last.exists()) else last
+    if not path.exists():
+        raise PicoError(f"{str(folder)!r} holds no checkpoint to go on from.")
+    if is_intact(path):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise PicoError(f"{str(path)!r} is no checkpoint of this project; it was not "
+                            "opened any further.") from error
+    other, flags = (before, "--resume --resume-previous") if path == last else (last, "--resume")
+    if other.exists() and is_intact(other):
+        raise PicoError(f"{str(path)!r} is damaged; {str(other)!r} is good: go on from there with "
+                        f"{flags}.")
+    raise PicoError(f"{str(path)!r} is damaged, and there is no good one beside it; start anew with"
+                    " another --run.")
+
+
+def is_intact(path: Path) -> bool:
+    """True where a resume file ends with the SHA-256 of all that comes before."""
+    left = path.stat().st_size - DIGEST
+    if left <= 0:
+        return False
+    sha = hashlib.sha256()
+    with path.open("rb") as stream:
+        while left and (block := stream.read(min(left, 2**20))):
+            sha.update(block)
+            left -= len(block)
+        return stream.read() == sha.digest()
+
+
+class _HashingStream:
+    """Passes writes on and hashes them on the way."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._sha = stream, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        self._sha.update(data)
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def digest(self) -> bytes:
+        return self._sha.digest()
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name]
+        sha.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        sha.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

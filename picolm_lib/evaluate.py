@@ -1,0 +1,141 @@
+"""How good is a model? Loss, perplexity, accuracy, bits per byte, and the hallucination meter.
+
+Loss and perplexity count per token, so they change with the tokenizer: a larger vocabulary makes
+fewer, harder guesses. Bits per byte divides by what does not change, the bytes of the text. It is
+the only number here that compares across tokenizers.
+
+    python -m picolm_lib.evaluate --run runs/nano
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from picolm_lib.data import TokenFile, in_order
+from picolm_lib.doctor import Numerics
+from picolm_lib.loss import IGNORE
+from picolm_lib.model import PicoLM
+from picolm_lib.storybook import Question
+from picolm_lib.tokenizer import encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ROWS = 512  # rows of logits at a time, as in loss.py
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scores on a text."""
+
+    loss: float
+    """Mean cross-entropy in nats per token."""
+    accuracy: float
+    """Share of tokens that were the model's first guess."""
+    bits_per_byte: float
+    """loss / (ln 2 * bytes per token)."""
+    predicted: int
+    """Tokens that were predicted."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): between how many equally likely tokens the model hesitates."""
+        return math.exp(self.loss)
+
+
+@torch.no_grad()
+def evaluate(model: PicoLM, text: TokenFile, numerics: Numerics, limit: int | None = None,
+             batch_size: int = 16) -> Scores:
+    """Scores every token of a text once, in windows of the model's context length.
+
+    Args:
+        limit: stop after this many tokens.
+        batch_size: windows per forward pass.
+    """
+    nats, hits, number = 0.0, 0, 0
+    for inputs, targets in in_order(text.tokens, model.config.max_seq_len, batch_size, limit):
+        with numerics.autocast():
+            states = model.hidden(inputs.to(numerics.device)).flatten(0, 1)      # (B * T, D)
+            for x, t in zip(states.split(ROWS), targets.flatten().split(ROWS), strict=True):
+                t = t.to(numerics.device)
+                logits = model.output(x).float()                                 # (ROWS, V)
+                nats += F.cross_entropy(logits, t, ignore_index=IGNORE, reduction="sum").item()
+                hits += (logits.argmax(-1) == t).sum().item()
+                number += (t != IGNORE).sum().item()
+    loss = nats / number
+    return Scores(loss, hits / number, loss / (math.log(2) * text.bytes_per_token), number)
+
+
+@dataclass(frozen=True)
+class Meter:
+    """The hallucination meter's reading for one kind of fact, or for all of them."""
+
+    kept: float
+    """Share of questions where the true continuation is the most likely one."""
+    chance: float
+    """What guessing scores."""
+    ceiling: float
+    """What the stories themselves score: the share that really go on with the answer."""
+    questions: int
+
+
+def hallucination_meter(model: PicoLM, tokenizer: PreTrainedTokenizerFast,
+                        questions: Sequence[Question], numerics: Numerics) -> dict[str, Meter]:
+    """The share of a story's facts that a model keeps.
+
+    Each question is the beginning of a story and a few continuations, one of them true: whose
+    ball, which color, he or she. The model answers by its log-probabilities, so it may have any
+    tokenizer. Questions longer than the model's context are left out.
+
+    Returns:
+        A reading for every kind of question, and one for "all".
+    """
+    answers = defaultdict(list)                                      # kind -> (kept, chance, true)
+    for question in questions:
+        options = (question.answer, *question.others)
+        scores = continuation_logprobs(model, tokenizer, question.prompt, options, numerics)
+        if scores:
+            answer = (scores[0] > max(scores[1:]), 1 / len(options),
+                      question.story.startswith(question.prompt + question.answer))
+            answers[question.kind].append(answer)
+            answers["all"].append(answer)
+    return {kind: Meter(*(sum(column) / len(rows) for column in zip(*rows, strict=True)), len(rows))
+            for kind, rows in sorted(answers.items())}
+
+
+@torch.no_grad()
+def continuation_logprobs(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
+                          options: Sequence[str], numerics: Numerics) -> list[float]:
+    """Log-probability in nats of each continuation of a prompt.
+
+    Returns:
+        One number per option; none at all where the text is longer than the model's context.
+    """
+    start, *tails = encode(tokenizer, [prompt, *options])
+    start = [tokenizer.eos_token_id, *start]
+    longest = len(start) + max(map(len, tails))
+    if longest - 1 > model.config.max_seq_len:
+        return []
+    rows = torch.zeros(len(tails), longest, dtype=torch.long)        # causal: padding at the right
+    for row, tail in zip(rows, tails, strict=True):                  # changes nothing before it
+        row[:len(start) + len(tail)] = torch.tensor(start + tail)
+    rows = rows.to(numerics.device)
+    with numerics.autocast():
+        logprobs = model(rows[:, :-1]).log_softmax(-1)               # (options, longest - 1, V)
+    picked = logprobs.gather(2, rows[:, 1:, None])[..., 0]           # (options, longest - 1)
+    return [picked[i, len(start) - 1:len(start) - 1 + len(tail)].sum().item()
+            for i, tail in enumerate(tails)]
+
+
+if __name__ == "__main__":
+    from picolm_lib.cli import run_command
+    from picolm_lib.commands.evaluate import evaluate_command
+
+    run_command(evaluate_command)

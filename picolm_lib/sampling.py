@@ -1,0 +1,212 @@
+"""From logits to text: filters, the draw of a token, and a loop with a KV cache.
+
+Each filter is a pure function on (B, V) logits that sets what it rejects to minus infinity. They
+run in this order: repetition penalty, temperature, top-k, top-p, min-p.
+
+Sources: Ari Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020, for top-p.
+Nguyen Nhat Minh et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM
+Outputs", 2024. Nitish Shirish Keskar et al., "CTRL: A Conditional Transformer Language Model for
+Controllable Generation", 2019, for the repetition penalty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from picolm_lib.attention import KVCache
+from picolm_lib.config import PicoConfig, PicoError
+from picolm_lib.model import PicoLM
+from picolm_lib.tokenizer import encode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+REJECTED = float("-inf")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How the next token is chosen."""
+
+    temperature: float = 0.8
+    """Divides the logits: below 1 bolder, above 1 wilder; 0 always takes the likeliest token."""
+    top_k: int = 0
+    """Keep this many of the likeliest tokens (0: all)."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens that together hold this probability (1: all)."""
+    min_p: float = 0.05
+    """Keep tokens at least this fraction as likely as the likeliest one (0: all)."""
+    repetition_penalty: float = 1.0
+    """Makes tokens that were there already this many times less likely (1: off)."""
+    max_new_tokens: int = 400
+    """Stop after this many tokens, or at the end of the story, or where the context is full."""
+
+    def __post_init__(self) -> None:
+        for name, holds, rule in (
+                ("temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or above"),
+                ("top_k", self.top_k >= 0, "0 (off) or above"),
+                ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+                ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
+                ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+                ("max_new_tokens", self.max_new_tokens > 0, "above 0")):
+            if not holds:
+                raise PicoError(f"{name} must be {rule}, not {getattr(self, name)}.")
+
+
+def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Makes the (B, S) tokens `seen` less likely.
+
+    A positive logit is divided, a negative one multiplied: dividing a negative logit would make
+    the token *more* likely.
+    """
+    score = logits.gather(1, seen)
+    score = torch.where(score > 0, score / penalty, score * penalty)
+    return logits.scatter(1, seen, score)
+
+
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature."""
+    return logits / temperature
+
+
+def apply_top_k(logits: Tensor, k: int) -> Tensor:
+    """Keeps the k largest logits of every row, and those equal to the k-th."""
+    kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < kth, REJECTED)
+
+
+def apply_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keeps the smallest set of likeliest tokens whose probabilities reach p."""
+    ascending, order = logits.sort(dim=-1)
+    below = ascending.softmax(dim=-1).cumsum(dim=-1)                 # mass up to and with a token
+    rejected = below <= 1 - p
+    rejected[:, -1] = False                                          # the likeliest always stays
+    return logits.masked_fill(rejected.scatter(1, order, rejected), REJECTED)
+
+
+def apply_min_p(logits: Tensor, p: float) -> Tensor:
+    """Keeps tokens whose probability is at least p times that of the likeliest."""
+    probabilities = logits.softmax(dim=-1)
+    rejected = probabilities < p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(rejected, REJECTED)
+
+
+def filter_logits(logits: Tensor, seen: Tensor, config: SampleConfig) -> Tensor:
+    """All filters that are switched on, in order.
+
+    Args:
+        logits: (B, V).
+        seen: (B, S) token ids so far.
+    """
+    if config.repetition_penalty != 1:
+        logits = apply_repetition_penalty(logits, seen, config.repetition_penalty)
+    if config.temperature not in (0, 1):
+        logits = apply_temperature(logits, config.temperature)
+    if config.top_k:
+        logits = apply_top_k(logits, config.top_k)
+    if config.top_p < 1:
+        logits = apply_top_p(logits, config.top_p)
+    if config.min_p:
+        logits = apply_min_p(logits, config.min_p)
+    return logits
+
+
+def draw(logits: Tensor, config: SampleConfig, generator: torch.Generator | None = None) -> Tensor:
+    """(B,) token ids from (B, V) filtered logits; the likeliest ones at temperature 0."""
+    if config.temperature == 0:
+        return logits.argmax(dim=-1)
+    # On the CPU, so that one seed tells one story on every device.
+    return torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)[:, 0].to(
+        logits.device)
+
+
+@torch.inference_mode()
+def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | None = None,
+             seed: int | None = None) -> Generator[Tensor, None, str]:
+    """Continues prompts of equal length, one token at a time, in the dtype of the model's weights.
+
+    Args:
+        prompt: (B, T) token ids.
+        stop: id of the end of text. A sequence that reached it goes on with this id; the loop ends
+            when all have.
+        seed: of the draws; None draws anew every time.
+
+    Yields:
+        (B,) token ids.
+
+    Returns:
+        Why it ended: "end of text", "max_new_tokens", or "context" where that is full.
+
+    Raises:
+        PicoError: the prompt is empty or leaves no room in the context.
+    """
+    weight, context = model.embedding.weight, model.config.max_seq_len
+    batch, length = prompt.shape
+    _check_length(length, context)
+    generator = torch.Generator()
+    generator.seed() if seed is None else generator.manual_seed(seed)
+    new_tokens = min(config.max_new_tokens, context - length)
+    cache = KVCache(model.config, batch, length + new_tokens, weight.device, weight.dtype)
+    seen = next_input = prompt.to(weight.device)
+    ended = torch.zeros(batch, dtype=torch.bool, device=weight.device)
+    for _ in range(new_tokens):
+        state = model.hidden(next_input, cache)[:, -1]               # (B, D)
+        logits = model.output(state).float()                         # (B, V)
+        token = draw(filter_logits(logits, seen, config), config, generator)
+        if stop is not None:
+            token = token.where(~ended, stop)
+            ended = ended | (token == stop)
+        yield token
+        if ended.all():
+            return "end of text"
+        next_input = token[:, None]
+        seen = torch.cat((seen, next_input), dim=1)                  # (B, S)
+    return "context" if new_tokens < config.max_new_tokens else "max_new_tokens"
+
+
+def prompt_ids(config: PicoConfig, tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+    """Token ids of an end of text and the prompt: the model has learned that a story follows one.
+
+    Raises:
+        PicoError: they leave no room in the model's context.
+    """
+    ids = [tokenizer.eos_token_id, *encode(tokenizer, [prompt])[0]]
+    _check_length(len(ids), config.max_seq_len)
+    return ids
+
+
+def _check_length(length: int, context: int) -> None:
+    if not 0 < length < context:
+        raise PicoError(f"the prompt has {length} tokens with the end of text before it, and this "
+                        f"model's context holds {context}; shorten the prompt.")
+
+
+def tell(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str, config: SampleConfig,
+         seed: int | None = None) -> Generator[str, None, str]:
+    """A story that begins with `prompt`, piece by piece as it is made; the prompt comes first.
+
+    A character of several bytes can be spread over several tokens, so a piece waits until its last
+    character is whole.
+
+    Returns:
+        Why it ended, as `generate` does.
+    """
+    ids = prompt_ids(model.config, tokenizer, prompt)
+    told = tokenizer.decode(ids, skip_special_tokens=True)
+    tokens = generate(model, torch.tensor([ids]), config, tokenizer.eos_token_id, seed)
+    yield prompt
+    while True:
+        try:
+            ids.append(next(tokens).item())
+        except StopIteration as end:
+            yield tokenizer.decode(ids, skip_special_tokens=True)[len(told):]
+            return end.value
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):
+            yield text[len(told):]
+            told = text

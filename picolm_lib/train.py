@@ -1,0 +1,283 @@
+"""The training loop: batches in, weights out, and at every moment ready to be interrupted.
+
+One optimizer step: gradients of a batch, in micro-batches where memory is short; clipped by their
+global norm; then MuonAdamW at the schedule's learning rate. A step whose gradients are not finite
+is skipped: weights, momenta and schedule stay as they were.
+
+Sources: Paulius Micikevicius et al., "Mixed Precision Training", 2018. Razvan Pascanu et al., "On
+the difficulty of training Recurrent Neural Networks", 2013, for clipping.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from picolm_lib.checkpoint import load_resume, save_resume, save_weights
+from picolm_lib.config import PicoConfig, PicoError, TrainConfig
+from picolm_lib.data import Batches, TokenFile
+from picolm_lib.distributed import (
+    Objective,
+    join_processes,
+    local_device,
+    share_gradients,
+    without_sharing,
+)
+from picolm_lib.doctor import Numerics, numerics, peak_memory_gib, peak_tflops
+from picolm_lib.evaluate import Scores, evaluate
+from picolm_lib.interrupt import Interrupted, stop_requests
+from picolm_lib.loss import IGNORE
+from picolm_lib.model import PicoLM, flops_per_token
+from picolm_lib.muon import MuonAdamW, parameter_groups
+from picolm_lib.report import Report, draw_loss
+from picolm_lib.sampling import SampleConfig, prompt_ids, tell
+from picolm_lib.schedule import lr_factor, momentum
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MOST_SKIPS = 20  # in a row; fp16's loss scale needs up to about 10 to find its place
+PUNCTUALITY = 0.98  # of max_minutes: the rest is for the last evaluation and checkpoint
+SAMPLE = SampleConfig(max_new_tokens=60)
+
+
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    """Spent in optimizer steps."""
+    elapsed: float = 0.0
+    """Spent in all, evaluations and checkpoints included."""
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    planned_tokens: int = 0
+    """Where the run ends when max_minutes decides; fixed once the decay has begun."""
+    planned_minutes: float = 0.0
+    """The max_minutes of that plan."""
+
+
+class Trainer:
+    """One run.
+
+    Args:
+        model_config: the model; its vocabulary is the tokenizer's.
+        config: the run.
+        tokenizer: of the token files, for the story told at each evaluation.
+        files: {"train": TokenFile, "validation": TokenFile}.
+        folder: the run's folder, or None to keep nothing.
+        show: whether to print progress.
+    """
+
+    def __init__(self, model_config: PicoConfig, config: TrainConfig,
+                 tokenizer: PreTrainedTokenizerFast, files: dict[str, TokenFile],
+                 folder: Path | None = None, show: bool = True) -> None:
+        self.config, self.tokenizer, self.files, self.folder = config, tokenizer, files, folder
+        self.numerics: Numerics = numerics(config.device, config.dtype)
+        self.device = local_device(self.numerics.device)
+        self.processes = join_processes(self.device)
+        self.show = show and self.processes.is_main
+        self.model = PicoLM(model_config, config.seed).to(self.device)
+        loss = torch.compile(self.model.loss) if config.compile else self.model.loss
+        self.objective = share_gradients(Objective(self.model, loss), self.processes)
+        self.optimizer = MuonAdamW(parameter_groups(self.model),
+                                   betas=(config.adamw_beta1, config.adamw_beta2),
+                                   weight_decay=config.weight_decay, dtype=self.numerics.dtype)
+        self.scaler = torch.amp.GradScaler(self.device.type,
+                                           enabled=self.numerics.scales_gradients)
+        self.batches = Batches(files["train"].tokens, model_config.max_seq_len,
+                               config.batch_size, config.seed)
+        self.batch_tokens = config.batch_size * model_config.max_seq_len
+        self.progress = Progress()
+        prompt_ids(model_config, tokenizer, config.prompt)           # too long? say so now
+        self.flops, self.peak = flops_per_token(model_config), peak_tflops(self.device)
+
+    def run(self) -> Scores:
+        """Trains to the end of the budget, evaluating and saving on the way.
+
+        Returns:
+            The scores on all validation documents.
+
+        Raises:
+            Interrupted: by Ctrl-C or SIGTERM, after saving.
+            PicoError: the loss stays not finite, or the disk is full.
+        """
+        progress, config, processes = self.progress, self.config, self.processes
+        clock = saved = processes.agree(time.monotonic(), self.device)
+        report = Report(self.folder if processes.is_main else None, progress.tokens, self.plan(),
+                        self.show)
+        try:
+            with stop_requests() as stop:
+                while progress.tokens < (total := self.plan()):
+                    before = progress.tokens
+                    report.step(self.step(), total)
+                    if self._evaluation_due(before, total):
+                        self.evaluate(report, config.eval_tokens)
+                    now = processes.agree(time.monotonic(), self.device)
+                    progress.elapsed, clock = progress.elapsed + now - clock, now
+                    stopping = processes.agree(len(stop), self.device)
+                    if stopping or now - saved > 60 * config.checkpoint_minutes:
+                        self.save()
+                        saved = now
+                    if stopping:
+                        raise Interrupted(f"stopped at step {progress.step}; nothing is lost: the "
+                                          "same command with --resume goes on from there.")
+            scores = self.evaluate(report)
+            self.save()
+        finally:
+            report.close()
+        if self.folder and processes.is_main:
+            draw_loss(self.folder)
+        return scores
+
+    def plan(self) -> int:
+        """Tokens at which the run ends: the first of its limits.
+
+        With max_minutes this is planned anew from the measured speed before every step, until the
+        decay of the learning rate begins: from then on the end stands.
+        """
+        config, progress = self.config, self.progress
+        if config.max_minutes and not self._decay_has_begun():
+            rate = progress.tokens / progress.elapsed if progress.step else self._warm_up()
+            left = 60 * config.max_minutes * PUNCTUALITY - progress.elapsed
+            progress.planned_tokens = progress.tokens + max(self.batch_tokens, int(rate * left))
+            progress.planned_minutes = config.max_minutes
+        limits = (config.max_tokens, config.max_steps * self.batch_tokens,
+                  progress.planned_tokens if config.max_minutes else 0)
+        return min(limit for limit in limits if limit)
+
+    def _decay_has_begun(self) -> bool:
+        progress, config = self.progress, self.config
+        return progress.planned_minutes == config.max_minutes and (
+            progress.tokens > (1 - config.decay) * progress.planned_tokens)
+
+    def _warm_up(self) -> float:
+        """Tokens per second of two passes whose gradients are thrown away."""
+        for _ in range(2):
+            started = time.monotonic()
+            self._backward(*self.batches.next(), self.batch_tokens)
+        seconds = self.processes.agree(time.monotonic() - started, self.device)
+        self.optimizer.zero_grad()
+        self.batches.load_state_dict({"epoch": 0, "window": 0})
+        return self.batch_tokens / seconds
+
+    def step(self) -> dict[str, Any]:
+        """One optimizer step; returns what it measured.
+
+        Raises:
+            PicoError: the loss was not finite for many steps in a row.
+        """
+        progress, config, started = self.progress, self.config, time.monotonic()
+        total = self.plan()
+        counted = min(self.batch_tokens, total - progress.tokens)
+        inputs, targets = self.batches.next()
+        targets.view(-1)[counted:] = IGNORE                          # the budget is met exactly
+        factor = lr_factor((progress.tokens + counted / 2) / total, config)
+        self._set_rates(factor)
+        loss = self._backward(inputs, targets, counted)
+        norm = self._update(loss)
+        self._count(counted if math.isfinite(loss + norm) else 0)
+        seconds = time.monotonic() - started
+        progress.seconds += seconds
+        rate = counted / seconds
+        return {"step": progress.step, "tokens": progress.tokens, "loss": loss, "grad_norm": norm,
+                "lr_factor": factor, "tokens_per_second": round(rate), "skipped": progress.skipped,
+                "mfu": rate * self.flops / (self.peak * 1e12) if self.peak else None,
+                "seconds": progress.seconds, "peak_memory_gib": peak_memory_gib(self.device)}
+
+    def _set_rates(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = factor * getattr(self.config, group["rate"])
+            group["momentum"] = momentum(self.progress.step, self.config)
+
+    def _backward(self, inputs: Tensor, targets: Tensor, counted: int) -> float:
+        """Adds up the gradient of the mean loss over `counted` targets; returns that loss."""
+        inputs, targets = self.processes.rows(inputs), self.processes.rows(targets)
+        size = self.config.micro_batch_size or len(inputs)
+        parts = list(zip(inputs.split(size), targets.split(size), strict=True))
+        total = torch.zeros((), device=self.device)
+        for number, (x, y) in enumerate(parts, start=1):
+            share = (y != IGNORE).sum().item() / counted
+            if not share:  # nothing counts in this part of the last batch, but nobody may miss it
+                y = x
+            with without_sharing(self.objective, last=number == len(parts)):
+                with self.numerics.autocast():
+                    loss = share * self.objective(x.to(self.device), y.to(self.device))
+                # Sharing takes the mean over the processes; what is wanted is the sum.
+                self.scaler.scale(loss * self.processes.count).backward()
+            total += loss.detach()
+        return self.processes.total(total).item()
+
+    def _update(self, loss: float) -> float:
+        """Clips and steps, unless loss or gradient is not finite; returns the gradient norm."""
+        self.scaler.unscale_(self.optimizer)
+        limit = self.config.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        if math.isfinite(loss + norm):
+            self.scaler.step(self.optimizer)
+        self.scaler.update()                                         # lower after an overflow
+        self.optimizer.zero_grad()
+        return norm
+
+    def _count(self, counted: int) -> None:
+        progress = self.progress
+        if counted:
+            progress.step += 1
+            progress.tokens += counted
+            progress.skipped_in_a_row = 0
+            return
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        if progress.skipped_in_a_row >= MOST_SKIPS:
+            raise PicoError(f"the loss or its gradient was not finite {MOST_SKIPS} times in a row "
+                            f"after step {progress.step}; lower --muon-lr and --adamw-lr, or train "
+                            "with --dtype float32. The last checkpoint is as it was.")
+
+    def _evaluation_due(self, before: int, total: int) -> bool:
+        tokens, evals = self.progress.tokens, self.config.evals
+        return tokens < total and before * evals // total < tokens * evals // total
+
+    def evaluate(self, report: Report, limit: int | None = None) -> Scores:
+        """Scores the validation documents and lets the model tell the beginning of a story."""
+        scores = evaluate(self.model, self.files["validation"], self.numerics, limit)
+        story = "".join(tell(self.model, self.tokenizer, self.config.prompt, SAMPLE,
+                             self.config.seed))
+        report.evaluation(story, step=self.progress.step, tokens=self.progress.tokens,
+                          seconds=self.progress.seconds, perplexity=scores.perplexity,
+                          **asdict(scores))
+        return scores
+
+    def save(self) -> None:
+        """Writes the checkpoint and the weights into the run's folder."""
+        if self.folder and self.processes.is_main:
+            save_resume(self.folder, self.state_dict())
+            save_weights(self.folder / "model.safetensors", self.model)
+
+    def resume(self, previous: bool = False) -> None:
+        """Goes on from the folder's last checkpoint, or from the one before it."""
+        self.load_state_dict(load_resume(self.folder, previous))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(), "batches": self.batches.state_dict(),
+                "progress": asdict(self.progress), "rng": torch.get_rng_state(), "cuda_rng": cuda}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.batches.load_state_dict(state["batches"])
+        self.progress = Progress(**state["progress"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
