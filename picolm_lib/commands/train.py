@@ -1,0 +1,147 @@
+"""`python run_train.py`: trains a model, or goes on with one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from picolm_lib.checkpoint import RunConfig, load_config, save_config
+from picolm_lib.cli import given, parse, preset_of
+from picolm_lib.commands.printing import print_meter, print_scores, print_story
+from picolm_lib.config import PRESETS, PicoConfig, PicoError, TrainConfig
+from picolm_lib.corpus import load_corpus
+from picolm_lib.data import prepare, tokenizer_for
+from picolm_lib.distributed import join_processes, local_device
+from picolm_lib.doctor import doctor, numerics
+from picolm_lib.evaluate import Scores
+from picolm_lib.files import disk_errors
+from picolm_lib.model import count_parameters
+from picolm_lib.report import forget_after
+from picolm_lib.sampling import SampleConfig, tell
+from picolm_lib.tokenizer import load_tokenizer
+from picolm_lib.train import Trainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LIMITS = {"max_tokens", "max_steps", "max_minutes"}
+# What may differ when a run goes on. With anything else it would be another run.
+MAY_CHANGE = LIMITS | {"micro_batch_size", "device", "dtype", "compile", "evals", "eval_tokens",
+                       "checkpoint_minutes", "prompt"}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of run_train.py."""
+
+    preset: Literal[tuple(PRESETS)] = "nano"  # type: ignore[valid-type]
+    """Named set of defaults for all other options."""
+    run: str = ""
+    """The run's folder (default: runs/ and the preset's name)."""
+    resume: bool = False
+    """Go on from the folder's last checkpoint; where there is none yet, begin."""
+    resume_previous: bool = False
+    """With --resume: go on from the checkpoint before the last one."""
+    model: PicoConfig = field(default_factory=PicoConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def train_command(argv: list[str]) -> None:
+    """`python run_train.py`: trains a model, or goes on with one."""
+    options = _train_options(argv)
+    folder, config = Path(options.run), RunConfig(options.preset, options.model, options.train)
+    chosen = numerics(config.train.device, config.train.dtype)
+    processes = join_processes(local_device(chosen.device))
+    say = print if processes.is_main else (lambda *_, **__: None)
+    goes_on = processes.agree(processes.is_main and _claim(folder, config, options.resume),
+                              chosen.device)
+    say(doctor(config.train.device, config.train.dtype, preset=config.preset,
+               seed=config.train.seed), flush=True)
+    corpus = load_corpus(config.train.data, config.train.storybook_stories)
+    tokenizer = (load_tokenizer(str(folder / "tokenizer")) if goes_on
+                 else tokenizer_for(config.train.tokenizer, corpus))
+    config = replace(config, model=_fit_vocabulary(config.model, tokenizer, argv))
+    files = prepare(corpus, tokenizer, show_progress=processes.is_main)
+    trainer = Trainer(config.model, config.train, tokenizer, files, folder)
+    if goes_on:
+        trainer.resume(options.resume_previous)
+        say(f"going on from step {trainer.progress.step}")
+    if processes.is_main:
+        with disk_errors(folder):
+            tokenizer.save_pretrained(folder / "tokenizer")
+        save_config(folder, config)
+        forget_after(folder, trainer.progress.step)
+    say(f"{count_parameters(trainer.model):,} parameters; {files['train'].count.tokens:,} tokens "
+        f"of {config.train.data}; training on {trainer.plan():,}; Ctrl-C stops and saves",
+        flush=True)
+    scores = trainer.run()
+    if processes.is_main:
+        _print_outcome(trainer, scores, folder)
+
+
+def _print_outcome(trainer: Trainer, scores: Scores, folder: Path) -> None:
+    config = trainer.config
+    print_scores(scores, "all validation documents")
+    if config.data == "storybook":
+        print_meter(trainer.model, trainer.tokenizer, trainer.numerics, 300)
+    print(f"\nA story, after {trainer.progress.step} steps:\n")
+    print_story(tell(trainer.model, trainer.tokenizer, config.prompt, SampleConfig(), config.seed))
+    print(f"The run is in {folder}: loss.png, metrics.jsonl, model.safetensors.\n"
+          f"Let it tell more: python inference.py --run {folder}")
+
+
+def _train_options(argv: list[str]) -> TrainOptions:
+    name, preset = preset_of(argv, "nano")
+    options = _parse_train(argv, TrainOptions(name, f"runs/{name}", False, False, preset.model,
+                                              preset.train))
+    folder = Path(options.run)
+    if options.resume and (folder / "config.json").exists():  # its own values are the defaults
+        was = load_config(folder)
+        if "preset" in given(argv) and was.preset != name:
+            raise PicoError(f"{options.run!r} holds a run of the preset {was.preset!r}, not of "
+                            f"{name!r}; choose another --run.")
+        options = _parse_train(argv, TrainOptions(was.preset, options.run, False, False, was.model,
+                                                  was.train))
+    return options
+
+
+def _parse_train(argv: list[str], default: TrainOptions) -> TrainOptions:
+    options = parse(TrainOptions, argv, default, "run_train.py",
+                    "Trains a small language model. Giving no option trains nano on the Storybook.")
+    limits = LIMITS & given(argv)
+    if limits:  # a limit that is asked for lifts those of the preset
+        lifted = dict.fromkeys(LIMITS - limits, 0)
+        options = replace(options, train=replace(options.train, **lifted))
+    return options
+
+
+def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
+    """Makes the run's folder, or takes it up again; True where there is a checkpoint to go on from.
+
+    Raises:
+        PicoError: the folder holds a run, and this would be another one.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        return False
+    if not resume:
+        raise PicoError(f"{str(folder)!r} already holds a run; add --resume to go on with it, or "
+                        "choose another --run.")
+    was = load_config(folder)
+    for before, now in ((asdict(was.model), asdict(config.model)),
+                        (asdict(was.train), asdict(config.train))):
+        for name in before:
+            if before[name] != now[name] and name not in MAY_CHANGE:
+                raise PicoError(f"the run in {str(folder)!r} has {name} {before[name]}, not "
+                                f"{now[name]}; choose another --run for another configuration.")
+    return any((folder / name).exists() for name in ("resume.pt", "resume.previous.pt"))
+
+
+def _fit_vocabulary(model: PicoConfig, tokenizer: PreTrainedTokenizerFast,
+                    argv: list[str]) -> PicoConfig:
+    if "vocab_size" in given(argv) and model.vocab_size != len(tokenizer):
+        raise PicoError(f"the tokenizer has {len(tokenizer):,} tokens, so --vocab-size cannot be "
+                        f"{model.vocab_size:,}; leave it away, or give another --tokenizer.")
+    return replace(model, vocab_size=len(tokenizer))
