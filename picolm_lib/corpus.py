@@ -110,6 +110,7 @@ def _from_datasets(name: str, options: dict, shown: str | None = None) -> Corpus
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong, we say ourselves
     try:
         splits = datasets.load_dataset(name, **options)
     except Exception as error:  # the library raises a dozen kinds

@@ -77,9 +77,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return metrics
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Drops metrics of steps after `step`: a run that goes on from there makes them anew."""
-    kept = [m for m in read_metrics(folder) if m["step"] <= step]
+def forget_after(folder: Path, step: int, finished: bool = False) -> None:
+    """Drops the metrics that a run which goes on from `step` makes anew.
+
+    Those are all of later steps, and the last evaluation of a finished run.
+    """
+    kept = [m for m in read_metrics(folder) if m["step"] < step or (
+        m["step"] == step and not (finished and m["kind"] == "evaluation"))]
     replace_text(folder / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
 
 

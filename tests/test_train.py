@@ -135,17 +135,20 @@ def test_it_learns_in_every_dtype(dtype):
 
 
 def test_the_schedule_runs_over_the_tokens():
-    trainer = tiny_trainer(warmup=0.2, decay=0.5, momentum_warmup=5)
+    trainer = tiny_trainer(warmup=0.2, decay=0.5, momentum=0.95, momentum_warmup=5,
+                           muon_lr=0.02, adamw_lr=6e-3, vector_lr=1e-3)
+    vector = trainer.model.final_norm.weight
     rates, factors = [], []
     trainer.optimizer.register_step_pre_hook(lambda *_: rates.append(
-        {group["kind"]: (group["lr"], group["momentum"])
-         for group in trainer.optimizer.param_groups}))
+        {"vector" if group["params"][0].ndim == vector.ndim else group["kind"]:
+         (group["lr"], group["momentum"]) for group in trainer.optimizer.param_groups}))
     for _ in range(10):
         factors.append(trainer.step()["lr_factor"])
     # Each at the middle of its step: 0.05 of the run at the first, 0.95 at the last.
     assert factors == pytest.approx([0.25, 0.75, 1, 1, 1, 0.9, 0.7, 0.5, 0.3, 0.1])
     for step, (rate, factor) in enumerate(zip(rates, factors, strict=True)):
         assert rate["adamw"][0] == pytest.approx(6e-3 * factor)
+        assert rate["vector"][0] == pytest.approx(1e-3 * factor)
         assert rate["muon"][0] == pytest.approx(0.02 * factor)
         assert rate["muon"][1] == pytest.approx(0.85 + 0.1 * min(step / 5, 1))
 
@@ -292,7 +295,7 @@ def test_a_resumed_run_draws_the_random_numbers_that_would_have_come():
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_an_infinite_gradient_skips_the_step_and_the_next_one_goes_on(dtype):
-    trainer = tiny_trainer(dtype=dtype)
+    trainer = tiny_trainer(dtype=dtype, muon_lr=1e-3, adamw_lr=1e-3, vector_lr=1e-3)
     for _ in range(3):
         trainer.step()
     before, scale = everything(trainer), trainer.scaler.get_scale()

@@ -71,7 +71,7 @@ def train_command(argv: list[str]) -> None:
         with disk_errors(folder):
             tokenizer.save_pretrained(folder / "tokenizer")
         save_config(folder, config)
-        forget_after(folder, trainer.progress.step)
+        forget_after(folder, trainer.progress.step, trainer.progress.tokens >= trainer.plan())
     say(f"{count_parameters(trainer.model):,} parameters; {files['train'].count.tokens:,} tokens "
         f"of {config.train.data}; training on {trainer.plan():,}; Ctrl-C stops and saves",
         flush=True)

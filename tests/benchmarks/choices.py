@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import platform
 import statistics
 from collections.abc import Callable
@@ -41,24 +42,44 @@ def fuse_qkv(trainer: Trainer) -> None:
         group["rows"] = None
 
 
-def scale_by(scale: Callable[[int, int], float]) -> Callable[[Trainer], None]:
-    """Another length of Muon's step."""
-    def patch(trainer: Trainer) -> None:
-        trainer.optimizer.scale = scale
-    return patch
+def scale_by_aspect(trainer: Trainer) -> None:
+    """A smaller step for wide matrices, too: sqrt(rows / cols)."""
+    trainer.optimizer.scale = lambda rows, cols: math.sqrt(rows / cols)
 
 
-def betas(beta1: float, beta2: float) -> Callable[[Trainer], None]:
-    """Other averages in AdamW."""
-    def patch(trainer: Trainer) -> None:
-        for group in trainer.optimizer.param_groups:
-            group["betas"] = (beta1, beta2)
-    return patch
+def scale_by_side(trainer: Trainer) -> None:
+    """The same root mean square for every matrix; the square ones keep theirs."""
+    trainer.optimizer.scale = lambda rows, cols: math.sqrt(max(rows, cols) / MODEL["d_model"])
 
 
+def rates(d_model: int, factor: float) -> dict[str, float]:
+    """Another width and all learning rates times a factor, at half the tokens."""
+    default = TrainConfig()
+    return {"d_model": d_model, "max_tokens": 491_520, **{
+        name: factor * getattr(default, name) for name in ("muon_lr", "adamw_lr", "vector_lr")}}
+
+
+DEFAULT = "as in config.py"
 # What is changed -> name -> fields of PicoConfig and TrainConfig, or a function of the trainer.
 CHOICES: dict[str, dict[str, dict | Callable[[Trainer], None]]] = {
-    "default": {"as in config.py": {}},
+    "default": {DEFAULT: {}},
+    "post_norm_gain (0.1)": {str(g): {"post_norm_gain": g} for g in (0.03, 0.3, 1.0)},
+    "std_last (0.02)": {str(s): {"std_last": s} for s in (0.01, 0.04)},
+    "muon_lr (0.01)": {str(r): {"muon_lr": r} for r in (0.005, 0.02)},
+    "adamw_lr (0.012)": {str(r): {"adamw_lr": r} for r in (0.006, 0.024)},
+    "vector_lr (0.036)": {str(r): {"vector_lr": r} for r in (0.012, 0.1)},
+    "betas of AdamW (0.8, 0.99)": {f"{b1}, {b2}": {"adamw_beta1": b1, "adamw_beta2": b2}
+                                   for b1, b2 in ((0.8, 0.95), (0.9, 0.99), (0.9, 0.95))},
+    "decay (0.5)": {str(d): {"decay": d} for d in (0.25, 0.75, 0.98)},
+    "Muon's momentum (0.85 to 0.9)": {
+        "0.9 from the start": {"momentum_start": 0.9}, "0.85 to 0.95": {"momentum": 0.95}},
+    "weight_decay (0)": {"0.1": {"weight_decay": 0.1}},
+    "batch_size (8)": {str(b): {"batch_size": b} for b in (4, 16)},
+    "q, k, v (apart)": {"fused": fuse_qkv},
+    "Muon's update scale (sqrt(max(1, r/c)))": {
+        "sqrt(r/c)": scale_by_aspect, "sqrt(max(r, c))": scale_by_side},
+    "all rates at d 96": {DEFAULT: rates(96, 1), "x 1/2": rates(96, 0.5), "x 2": rates(96, 2)},
+    "all rates at d 384": {DEFAULT: rates(384, 1), "x 1/2": rates(384, 0.5), "x 2": rates(384, 2)},
 }
 
 
@@ -93,20 +114,21 @@ def read() -> list[dict]:
 
 def table(lines: list[dict]) -> str:
     """The runs as Markdown: mean and spread over seeds, and the distance from the default."""
-    rows = ["| choice | value | bits per byte | against the default | seeds |",
+    rows = ["| choice (default) | value | bits per byte | against the default, seed 0 | seeds |",
             "|---|---|---|---|---|"]
     means: dict[tuple[str, str], list[float]] = {}
-    for line in lines:
+    for line in sorted(lines, key=lambda line: line["seed"]):
         means.setdefault((line["choice"], line["value"]), []).append(line["bpb"])
-    default = statistics.mean(means[("default", "as in config.py")])
     for choice, values in CHOICES.items():
+        base = means.get((choice if DEFAULT in values else "default", DEFAULT))
         for value in values:
             bpb = means.get((choice, value))
-            if bpb:
+            if bpb and base:
                 spread = f" ± {statistics.stdev(bpb):.4f}" if len(bpb) > 1 else ""
                 mean = statistics.mean(bpb)
-                rows.append(f"| {choice} | {value} | {mean:.4f}{spread} | {mean - default:+.4f} | "
-                            f"{len(bpb)} |")
+                # Only a comparison at the same seed is one of the choices and not of the seeds.
+                gap = f"{bpb[0] - base[0]:+.4f}" if bpb is not base else ""
+                rows.append(f"| {choice} | {value} | {mean:.4f}{spread} | {gap} | {len(bpb)} |")
     return "\n".join(rows) + "\n"
 
 
