@@ -1,6 +1,6 @@
 """Several processes, one model: what torchrun starts, DistributedDataParallel keeps together.
 
-    torchrun --nproc-per-node 2 run_train.py --preset pico
+    torchrun --nproc-per-node 2 -- run_train.py --preset pico --run runs/pico
 
 Every process draws the same global batch and takes its own rows of it, so the result is that of one
 process up to rounding. Only the main process prints and writes.

@@ -71,7 +71,8 @@ def train_command(argv: list[str]) -> None:
         with disk_errors(folder):
             tokenizer.save_pretrained(folder / "tokenizer")
         save_config(folder, config)
-        forget_after(folder, trainer.progress.step, trainer.progress.tokens >= trainer.plan())
+        done = goes_on and trainer.progress.tokens >= trainer.plan()
+        forget_after(folder, trainer.progress.step, done)
     say(f"{count_parameters(trainer.model):,} parameters; {files['train'].count.tokens:,} tokens "
         f"of {config.train.data}; training on {trainer.plan():,}; Ctrl-C stops and saves",
         flush=True)

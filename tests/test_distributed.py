@@ -1,0 +1,71 @@
+"""Two processes under torchrun do what one does on the same global batch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, STORIES
+from safetensors.torch import load_file
+
+from picolm_lib.report import read_metrics
+
+OPTIONS = ["--preset", "smoke", "--tokenizer", "bpe:300", "--max-seq-len", "16", "--d-model", "16",
+           "--batch-size", "4", "--max-tokens", str(5 * 64 + 7), "--device", "cpu", "--dtype",
+           "float32", "--eval-tokens", "64", "--muon-lr", "0.001", "--adamw-lr", "0.001",
+           "--prompt", "The"]
+
+
+def train(folder: Path, run: str, processes: int, *more: str) -> subprocess.CompletedProcess:
+    """A run in a process of its own, or in several."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+                "--"]  # else torchrun takes --run for a short form of its own --run-path
+    return subprocess.run(
+        [sys.executable, *(launcher if processes > 1 else []), str(ROOT / "run_train.py"), *OPTIONS,
+         "--data", str(folder / "stories.txt"), "--run", str(folder / run), *more],
+        capture_output=True, text=True, timeout=300, cwd=folder,
+        env={**os.environ, "PICOLM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1",
+             "HF_HUB_OFFLINE": "1"})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    (folder / "stories.txt").write_text("\n\n".join(STORIES))
+    for run, processes, more in (("one", 1, ()), ("two", 2, ()),
+                                 ("parts", 2, ("--micro-batch-size", "1"))):
+        done = train(folder, run, processes, *more)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("A story, after 6 steps") == 1  # only the main process speaks
+    return folder
+
+
+@pytest.mark.parametrize("run", ["two", "parts"])
+def test_two_processes_learn_what_one_learns(runs, run):
+    one, other = (load_file(runs / name / "model.safetensors") for name in ("one", run))
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=2e-5)
+    measured = [[(m["step"], m["tokens"], m["loss"], m["grad_norm"]) for m in
+                 read_metrics(runs / name) if m["kind"] == "step"] for name in ("one", run)]
+    for expected, found in zip(*measured, strict=True):
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_run_of_one_process_goes_on_with_two(runs):
+    shutil.copytree(runs / "one", runs / "longer")
+    done = train(runs, "longer", 2, "--resume", "--max-tokens", str(8 * 64))
+    assert done.returncode == 0 and "going on from step 6" in done.stdout, done.stderr
+    steps = [(m["step"], m["tokens"]) for m in read_metrics(runs / "longer") if m["kind"] == "step"]
+    assert steps[-1] == (9, 8 * 64)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_in_one_line(runs):
+    done = train(runs, "odd", 2, "--batch-size", "3")
+    assert done.returncode != 0
+    assert "error: batch_size (3) must be divisible by the number of processes (2)." in done.stderr
+    assert 'File "' + str(ROOT) not in done.stderr  # no traceback of ours
