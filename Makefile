@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test lint assets bench clean
+.PHONY: train test lint assets clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume
