@@ -156,8 +156,8 @@ def main() -> None:
 
 HEAD = """# The choices behind the defaults
 
-    python tests/benchmarks/choices.py --data ../shared/data/tinystories --seeds 0 1 2 --only default
     python tests/benchmarks/choices.py --data ../shared/data/tinystories
+    python tests/benchmarks/choices.py --only default --seeds 1 2
 
 TinyStories (8,443 training stories, 400 validation stories), an own BPE of 4,096 tokens, 6 layers,
 d 192, 4 heads, 1 KV head, context 256, 983,040 tokens of training. Bits per byte on the whole

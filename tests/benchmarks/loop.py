@@ -59,7 +59,7 @@ def main() -> None:
     report.close()
     tokens = options.steps * full.batch_tokens
     speed = {name: tokens / statistics.median(times) for name, times in seconds.items()}
-    print(f"{full.numerics.device} {full.numerics.dtype}, {options.repeats} x {options.steps} steps\n"
+    print(f"{full.numerics.dtype} on {full.device}, {options.repeats} x {options.steps} steps\n"
           f"| loop | tokens/s |\n|---|---|\n"
           f"| bare | {speed['bare']:,.0f} |\n| picolm_lib | {speed['full']:,.0f} |\n"
           f"| ratio | {speed['full'] / speed['bare']:.3f} |")
