@@ -76,7 +76,7 @@ def test_momentum_without_warm_up():
     assert momentum(0, config) == pytest.approx(0.9)
 
 
-def test_default_momentum_rises_from_085_to_095():
+def test_default_momentum_rises_from_085_to_09():
     config = TrainConfig()
     assert momentum(0, config) == pytest.approx(0.85)
-    assert momentum(config.momentum_warmup, config) == pytest.approx(0.95)
+    assert momentum(config.momentum_warmup, config) == pytest.approx(0.9)
