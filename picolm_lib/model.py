@@ -60,7 +60,9 @@ class PicoLM(nn.Module):
     def __init__(self, config: PicoConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        # nn.Embedding would draw values that init.py replaces, on the meta device for a second.
+        self.embedding = nn.Embedding.from_pretrained(
+            torch.empty(config.vocab_size, config.d_model), freeze=False)
         self.blocks = nn.ModuleList(
             Block(config, layer, width) for layer, width in enumerate(pyramid_widths(config)))
         self.final_norm = RMSNorm(config.d_model, eps=config.norm_eps)
