@@ -75,17 +75,19 @@ class Trainer:
         files: {"train": TokenFile, "validation": TokenFile}.
         folder: the run's folder, or None to keep nothing.
         show: whether to print progress.
+        model: one to train in place of a new PicoLM.
     """
 
     def __init__(self, model_config: PicoConfig, config: TrainConfig,
                  tokenizer: PreTrainedTokenizerFast, files: dict[str, TokenFile],
-                 folder: Path | None = None, show: bool = True) -> None:
+                 folder: Path | None = None, show: bool = True,
+                 model: PicoLM | None = None) -> None:
         self.config, self.tokenizer, self.files, self.folder = config, tokenizer, files, folder
         self.numerics: Numerics = numerics(config.device, config.dtype)
         self.device = local_device(self.numerics.device)
         self.processes = join_processes(self.device)
         self.show = show and self.processes.is_main
-        self.model = PicoLM(model_config, config.seed).to(self.device)
+        self.model = (model or PicoLM(model_config, config.seed)).to(self.device)
         loss = torch.compile(self.model.loss) if config.compile else self.model.loss
         self.objective = share_gradients(Objective(self.model, loss), self.processes)
         self.optimizer = MuonAdamW(parameter_groups(self.model),

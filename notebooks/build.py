@@ -1,0 +1,186 @@
+"""Makes the notebooks from their sources: notebooks/src/*.py are what people edit.
+
+    python notebooks/build.py                   # build, execute and keep the outputs
+    python notebooks/build.py 02                # only this one
+    python notebooks/build.py --keep-outputs    # new text, old outputs; for words, not for code
+    python notebooks/build.py --slug owner/name # move the course to a fork
+
+The address of the repository stands in pyproject.toml and nowhere else. Badges, links and the
+set-up cell are made from it here, and so are the README's table and links.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import re
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+SOURCES = sorted((FOLDER / "src").glob("[0-9][0-9]_*.py"))
+CELL_SECONDS = 300
+VIEW = "application/vnd.jupyter.widget-view+json"
+SETUP = '''\
+import sys
+
+if "google.colab" in sys.modules:
+    %pip install -q git+https://github.com/{slug}
+
+from picolm_lib.course.start import start
+
+start(seed=0)'''
+ADDRESS = re.compile(r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\")\s]|$)")
+
+
+def slug() -> str:
+    """The repository's owner/name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return ADDRESS.search(project["urls"]["Repository"])[1]
+
+
+def badge(stem: str) -> str:
+    """The button that opens a notebook in Colab."""
+    return ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+            f"(https://colab.research.google.com/github/{slug()}/blob/main/notebooks/{stem}.ipynb)")
+
+
+def title(source: Path) -> str:
+    """A notebook's title, its first heading."""
+    return re.search(r"^# # (.+)$", source.read_text(), re.MULTILINE)[1]
+
+
+def neighbors(source: Path) -> str:
+    """Links to the notebooks before and after."""
+    place = SOURCES.index(source)
+    links = []
+    if place > 0:
+        before = SOURCES[place - 1]
+        links.append(f"Previous: [{title(before)}]({before.stem}.ipynb)")
+    if place + 1 < len(SOURCES):
+        after = SOURCES[place + 1]
+        links.append(f"Next: [{title(after)}]({after.stem}.ipynb) {badge(after.stem)}")
+    return " | ".join(links)
+
+
+def render(source: Path) -> NotebookNode:
+    """The notebook without outputs; `{badge}`, `{neighbors}` and the set-up cell are filled in."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python",
+                                        "name": "python3"},
+                         "language_info": {"name": "python"}}
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:03d}"
+        if "setup" in cell.metadata.get("tags", []):
+            cell.source = SETUP.format(slug=slug())
+        elif cell.cell_type == "markdown":
+            cell.source = cell.source.replace("{badge}", badge(source.stem)).replace(
+                "{neighbors}", neighbors(source))
+    return notebook
+
+
+def execute(notebook: NotebookNode) -> None:
+    """Runs all cells in place. Live sliders are left out of the outputs, their pictures stay."""
+    os.environ.setdefault("PICOLM_PRESET", "nano")
+    client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3",
+                            resources={"metadata": {"path": str(FOLDER)}}, record_timing=False,
+                            store_widget_state=False)
+    client.execute()
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(VIEW, None)
+
+
+def carry_outputs(old: NotebookNode, new: NotebookNode) -> None:
+    """Takes over the outputs of code cells whose code is the same; the set-up cell counts so too.
+
+    Raises:
+        SystemExit: a cell of code has changed, so its output would lie.
+    """
+    was = [cell for cell in old.cells if cell.cell_type == "code"]
+    now = [cell for cell in new.cells if cell.cell_type == "code"]
+    for before, after in zip(was, now, strict=False):
+        if before.source == after.source or "setup" in after.metadata.get("tags", []):
+            after.outputs, after.execution_count = before.outputs, before.execution_count
+    if len(was) != len(now) or not all(cell.execution_count for cell in now):
+        sys.exit("error: cells of code have changed; run them: python notebooks/build.py")
+
+
+def build(source: Path, keep_outputs: bool) -> None:
+    """Writes one notebook, and the picture that the README shows of it."""
+    path, started = FOLDER / f"{source.stem}.ipynb", time.monotonic()
+    notebook = render(source)
+    if keep_outputs:
+        carry_outputs(nbformat.read(path, as_version=4), notebook)
+    else:
+        print(f"{source.stem}: running ...", flush=True)
+        try:
+            execute(notebook)
+        except CellExecutionError as error:
+            sys.exit(f"error: {source.stem} stopped:\n{error}")
+    nbformat.validate(notebook)
+    part = path.with_suffix(".part")
+    nbformat.write(notebook, part)
+    part.replace(path)
+    cover(notebook, source)
+    print(f"{source.stem}: {path.stat().st_size / 1e3:.0f} kB, {time.monotonic() - started:.0f} s")
+
+
+def cover(notebook: NotebookNode, source: Path) -> None:
+    """Saves the picture of the cell with the tag "cover"."""
+    for cell in notebook.cells:
+        if "cover" in cell.metadata.get("tags", []):
+            pictures = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
+            (FOLDER / "pictures").mkdir(exist_ok=True)
+            (FOLDER / "pictures" / f"{source.stem}.png").write_bytes(
+                base64.b64decode(pictures[0]["image/png"]))
+
+
+def readme(text: str) -> str:
+    """The README with its badges and addresses as they should be."""
+    text = ADDRESS.sub(lambda found: found[0] if found[1] == slug() else f"github.com/{slug()}",
+                       text)
+    return re.sub(r"(colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(?=/blob)",
+                  rf"\g<1>{slug()}", text)
+
+
+def move(new: str) -> None:
+    """Writes another address into pyproject.toml."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", new):
+        sys.exit(f"error: {new!r} is no owner/name.")
+    path = ROOT / "pyproject.toml"
+    path.write_text(path.read_text().replace(f"github.com/{slug()}", f"github.com/{new}"))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="beginnings of names, such as 02; none means all")
+    parser.add_argument("--keep-outputs", action="store_true", help="do not execute")
+    parser.add_argument("--slug", help="owner/name of the repository on GitHub")
+    options = parser.parse_args()
+    if options.slug:
+        move(options.slug)
+    chosen = [s for s in SOURCES if s.stem.startswith(tuple(options.names or [""]))]
+    if not chosen:
+        sys.exit(f"error: no notebook begins with {' or '.join(options.names)}.")
+    for source in chosen:
+        build(source, keep_outputs=options.keep_outputs or bool(options.slug))
+    path = ROOT / "README.md"
+    path.write_text(readme(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

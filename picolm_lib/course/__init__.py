@@ -1,0 +1,1 @@
+"""What only the notebooks need: pictures, sliders, checks. Nothing of the package imports it."""

@@ -1,0 +1,160 @@
+"""Checks that say what went wrong, not only that it did.
+
+An `Exercise` knows the right function and the mistakes that people make. It runs the learner's
+function, and where the answer is wrong it looks which mistake gives the same wrong answer. So the
+message names the likely bug. A `BugHunt` does the same for a choice among suspects.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RTOL, ATOL = 1e-4, 1e-5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found. A notebook shows its text."""
+
+    passed: bool
+    message: str
+
+    def __repr__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A function to write.
+
+    Args:
+        reference: a right one.
+        cases: makes the inputs, a list of argument tuples, the same at every call. They must be
+            rich enough that each mistake gives another answer than the reference in one of them.
+        mistakes: what to say -> a function that makes this mistake.
+        praise: what to say to a right answer.
+    """
+
+    reference: Callable
+    cases: Callable[[], list[tuple]]
+    mistakes: Mapping[str, Callable]
+    praise: str = "Right."
+
+    def __call__(self, answer: Callable) -> Verdict:
+        """Checks the learner's function."""
+        cases = self.cases()
+        given = []
+        for arguments in cases:
+            used = copy.deepcopy(arguments)
+            try:
+                value = answer(*used)
+            except NotImplementedError:
+                value = None
+            except Exception as error:
+                return _no(f"your function stopped with {type(error).__name__}: {error}")
+            if value is None or value is ...:
+                return Verdict(False, "Not yet: write your answer in this cell, then run it again. "
+                                      "Two hints stand below.")
+            if not _same(used, arguments):
+                return _no("the answer aside, your function changed its input in place, and the "
+                           "caller still needs it. Make a new value instead.")
+            given.append(value)
+        wanted = [self.reference(*arguments) for arguments in self.cases()]
+        if all(map(_same, given, wanted)):
+            return Verdict(True, self.praise)
+        for message, mistake in self.mistakes.items():
+            if all(map(_same, given, _answers(mistake, self.cases()))):
+                return _no(message)
+        return _no(_difference(given, wanted))
+
+
+@dataclass(frozen=True)
+class BugHunt:
+    """A fault to find.
+
+    Args:
+        culprit: the right suspect.
+        alibis: the other suspects -> what the plots would show if it were them.
+        praise: what to say to the right answer.
+    """
+
+    culprit: str
+    alibis: Mapping[str, str]
+    praise: str
+
+    def __call__(self, suspect: str | None) -> Verdict:
+        """Checks the name of a suspect."""
+        if suspect is None or suspect is ... or suspect == "":
+            return Verdict(False, "Not yet: name your suspect in this cell, then run it again.")
+        name = str(suspect).strip().lower()
+        if name == self.culprit:
+            return Verdict(True, self.praise)
+        if name in self.alibis:
+            return _no(self.alibis[name])
+        names = ", ".join(sorted([self.culprit, *self.alibis]))
+        return _no(f"{suspect!r} is not among the suspects: {names}.")
+
+
+def _no(message: str) -> Verdict:
+    return Verdict(False, f"Not right yet: {message}")
+
+
+def _answers(mistake: Callable, cases: list[tuple]) -> list[Any]:
+    """What a mistake answers; None where it cannot answer at all."""
+    answers = []
+    for arguments in cases:
+        try:
+            answers.append(mistake(*arguments))
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            answers.append(None)
+    return answers
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        if left.shape != right.shape or left.dtype != right.dtype:
+            return False
+        if not (left.is_floating_point() or left.is_complex()):
+            return torch.equal(left, right)
+        return torch.allclose(left, right, RTOL, ATOL, equal_nan=True)
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
+        return len(left) == len(right) and all(map(_same, left, right))
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_same(left[k], right[k]) for k in left)
+    if isinstance(left, float) or isinstance(right, float):
+        try:
+            return abs(left - right) <= ATOL * 1e-3 + RTOL * abs(right)
+        except TypeError:
+            return False
+    if isinstance(left, Tensor) or isinstance(right, Tensor):
+        return False
+    return type(left) is type(right) and bool(left == right)
+
+
+def _difference(given: list, wanted: list) -> str:
+    """The first difference, for a mistake that nobody has foreseen."""
+    mine, right = next((a, b) for a, b in zip(given, wanted, strict=True) if not _same(a, b))
+    if not isinstance(mine, Tensor) or not isinstance(right, Tensor):
+        if type(mine) is not type(right):
+            return (f"the answer should be a {type(right).__name__}, yours is a "
+                    f"{type(mine).__name__}.")
+        return f"for one of the inputs the answer is {_short(right)}, yours is {_short(mine)}."
+    if mine.shape != right.shape:
+        return f"the shape should be {tuple(right.shape)}, yours is {tuple(mine.shape)}."
+    if mine.dtype != right.dtype:
+        return f"the dtype should be {right.dtype}, yours is {mine.dtype}."
+    far = ~torch.isclose(mine.double(), right.double(), RTOL, ATOL)
+    place = tuple(far.nonzero()[0].tolist())
+    return (f"{far.sum().item()} of {far.numel()} numbers differ; the first one stands at "
+            f"{list(place)}: {mine[place].item():.5g} instead of {right[place].item():.5g}.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 90 else text[:87] + "..."

@@ -1,0 +1,102 @@
+"""Small training runs side by side: does an idea matter, at equal tokens?
+
+Each run is the library's own `Trainer` on the Storybook, with a model small enough for a CPU. What
+differs between two runs is said in one place: fields of `PicoConfig`, or a function that changes a
+fresh model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+from IPython import get_ipython
+from IPython.display import display
+
+from picolm_lib.config import PRESETS, PicoConfig, TrainConfig
+from picolm_lib.corpus import load_corpus
+from picolm_lib.course.start import preset_name
+from picolm_lib.data import TokenFile, prepare
+from picolm_lib.evaluate import evaluate
+from picolm_lib.model import PicoLM
+from picolm_lib.tokenizer import load_tokenizer
+from picolm_lib.train import Trainer
+
+RUNNER = PicoConfig(vocab_size=2_048, max_seq_len=128, n_layers=4, d_model=96, n_heads=4)
+RUN = TrainConfig(storybook_stories=6_000, max_tokens=400_000, batch_size=16, evals=8)
+EVAL_TOKENS = 16_384
+TINY_TOKENS = 20 * 16 * 128  # enough to see that everything works
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a run went."""
+
+    tokens: list[int]
+    bits_per_byte: list[float]
+    """On validation stories, after as many tokens."""
+    seconds: float
+    """Of training, without the evaluations."""
+    model: PicoLM
+
+    @property
+    def last(self) -> float:
+        """Bits per byte at the end."""
+        return self.bits_per_byte[-1]
+
+
+class Line:
+    """One line of output that is written anew instead of growing."""
+
+    def __init__(self) -> None:
+        inside = get_ipython() is not None
+        self._handle = display({"text/plain": ""}, raw=True, display_id=True) if inside else None
+
+    def say(self, text: str) -> None:
+        """Replaces the line."""
+        if self._handle is not None:
+            self._handle.update({"text/plain": text}, raw=True)
+
+
+@cache
+def _stories() -> dict[str, TokenFile]:
+    count = PRESETS["smoke"].train.storybook_stories if _tiny() else RUN.storybook_stories
+    return prepare(load_corpus("storybook", count), load_tokenizer(), show_progress=False)
+
+
+def _tiny() -> bool:
+    return preset_name() == "smoke"
+
+
+def run(name: str, change: Callable[[PicoLM], object] | None = None, seed: int = 0,
+        tokens: int | None = None, **fields: object) -> Curve:
+    """Trains one small model and says how far it is.
+
+    Args:
+        name: what is printed.
+        change: does something to the fresh model before training.
+        seed: of the initial weights and of the order of the stories.
+        tokens: to train on; None takes the usual budget. The smoke preset always takes few.
+        fields: of PicoConfig, such as n_kv_heads=4.
+    """
+    config = replace(RUNNER, **fields)
+    budget = TINY_TOKENS if _tiny() else tokens or RUN.max_tokens
+    train = replace(RUN, max_tokens=budget, seed=seed)
+    model = PicoLM(config, seed)
+    if change is not None:
+        change(model)
+    files, line = _stories(), Line()
+    trainer = Trainer(config, train, load_tokenizer(), files, show=False, model=model)
+    seen, scores, started = [], [], time.monotonic()
+    while trainer.progress.tokens < budget:
+        trainer.step()
+        done = trainer.progress.tokens
+        if done * train.evals // budget > len(scores):
+            seen.append(done)
+            scores.append(evaluate(trainer.model, files["validation"], trainer.numerics,
+                                   EVAL_TOKENS).bits_per_byte)
+            line.say(f"{name}: {done:,} of {budget:,} tokens, {scores[-1]:.3f} bits per byte, "
+                     f"{time.monotonic() - started:.0f} s")
+    return Curve(seen, scores, trainer.progress.seconds, trainer.model)

@@ -1,0 +1,67 @@
+"""Playgrounds: a few sliders over a pure function that draws.
+
+Only what ipywidgets 7.7 (Colab) and 8 share is used. The picture is a plain image, so no output has
+to be caught, and a slider that moves is answered by one small message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets
+from IPython.display import display
+
+from picolm_lib.course.plots import WIDTH, Picture
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+class Playground:
+    """Sliders above a picture that follows them.
+
+    Args:
+        draw: makes a picture from one value per slider, given by name.
+        sliders: name of the parameter -> its slider.
+
+    Where no sliders can be shown, as on GitHub, the first picture stands in for them.
+    """
+
+    def __init__(self, draw: Callable[..., Picture], **sliders: ipywidgets.ValueWidget) -> None:
+        self.draw, self.sliders = draw, sliders
+        self.picture = self._draw()
+        self.image = ipywidgets.Image(value=self.picture.png, format="png",
+                                      width=int(100 * WIDTH))
+        for slider in sliders.values():
+            slider.observe(self._redraw, names="value")
+        self.box = ipywidgets.VBox([*sliders.values(), self.image])
+
+    def _draw(self) -> Picture:
+        return self.draw(**{name: slider.value for name, slider in self.sliders.items()})
+
+    def _redraw(self, _: object = None) -> None:
+        self.picture = self._draw()
+        self.image.value = self.picture.png
+
+    def _ipython_display_(self) -> None:
+        """Live sliders and, for readers without a kernel, the picture as it is now."""
+        bundle, metadata = self.picture._repr_mimebundle_()
+        bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        display(bundle, metadata=metadata, raw=True)
+
+
+def slider(label: str, value: float, smallest: float, largest: float, step: float = 1,
+           ) -> ipywidgets.ValueWidget:
+    """A slider over numbers: whole ones if all of its numbers are whole."""
+    whole = all(isinstance(number, int) for number in (value, smallest, largest, step))
+    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    return kind(value=value, min=smallest, max=largest, step=step, **_looks(label))
+
+
+def steps(label: str, options: list, value: object) -> ipywidgets.ValueWidget:
+    """A slider over the values of a list, such as powers of two or names."""
+    return ipywidgets.SelectionSlider(options=options, value=value, **_looks(label))
+
+
+def _looks(label: str) -> dict:
+    return {"description": label, "style": {"description_width": "150px"},
+            "layout": ipywidgets.Layout(width="620px")}
