@@ -18,6 +18,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -72,8 +73,9 @@ def finish(figure: Figure, text: str) -> Picture:
         text: one sentence that says what it shows.
     """
     with mpl.rc_context(STYLE):
-        figure.canvas.draw()
-        pixels = np.asarray(figure.canvas.buffer_rgba())
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())
     # A drawing has few colors. Naming each once makes the file several times smaller.
     image = Image.fromarray(pixels).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
     stream = io.BytesIO()

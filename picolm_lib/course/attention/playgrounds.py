@@ -1,0 +1,40 @@
+"""The sliders of notebook 02."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
+
+from picolm_lib.course.attention.clocks import draw_clocks
+from picolm_lib.course.attention.pictures import draw_cache, draw_maps
+from picolm_lib.course.widgets import Playground, slider, steps
+
+
+def clocks() -> Playground:
+    """Two positions, both together, theta and head_dim over the clocks of RoPE."""
+    return Playground(
+        draw_clocks,
+        query_position=slider("query position", 20, 0, 64),
+        key_position=slider("key position", 14, 0, 64),
+        both=slider("move both by", 0, 0, 128),
+        theta=steps("theta", [100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0], 10_000.0),
+        head_dim=steps("head_dim", [8, 16, 32, 64, 96], 32))
+
+
+def attention_layers(maps: Tensor, pieces: Sequence[str]) -> Playground:
+    """A slider over the blocks of (L, H, T, T) attention maps."""
+    return Playground(partial(draw_maps, maps, pieces),
+                      layer=slider("block", len(maps) - 1, 0, len(maps) - 1))
+
+
+def kv_cache() -> Playground:
+    """The KV-cache calculator, with the planned model's shape at first."""
+    return Playground(
+        draw_cache,
+        kv_heads=steps("KV heads", [1, 2, 5, 10], 5),
+        layers=slider("layers", 32, 1, 64),
+        head_dim=steps("head_dim", [32, 64, 96, 128], 128),
+        context=steps("context (tokens)", [256, 1024, 4096, 16384, 65536], 4096),
+        batch=slider("sequences at once", 16, 1, 64))
