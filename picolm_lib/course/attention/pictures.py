@@ -77,8 +77,7 @@ def draw_cache(kv_heads: int = 5, heads: int = 10, layers: int = 32, head_dim: i
         axes.text(T4_GIB, -0.75, " all memory of a T4", fontsize=9, color=RED)
     axes.set(xlim=(0, 1.18 * right),
              xlabel="KV cache (GiB, 2 bytes per number)", ylim=(len(choices) - 0.5, -1.1),
-             title=f"{heads} query heads, {kv_heads} KV heads: {chosen:.3g} GiB, "
-                   f"{kv_heads / heads:.0%} of one KV head per query head")
+             title=f"{heads} query heads on {kv_heads} KV heads: {chosen:.3g} GiB")
     axes.grid(False)
     return finish(figure, f"The KV cache takes {chosen:.3g} GiB with {kv_heads} KV heads and "
                           f"{max(sizes):.3g} GiB with {heads}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
@@ -14,15 +16,33 @@ from picolm_lib.model import PicoLM
 from picolm_lib.rope import rope_tables
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """(B, H, T, T) causal attention weights of (B, H, T, E) queries and (B, K, T, E) keys."""
+def attention_scores(q: Tensor, k: Tensor) -> Tensor:
+    """q.k / sqrt(E) of (B, H, T, E) queries and (B, K, T, E) keys: (B, H, T, T)."""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)         # (B, H, T, E)
-    scores = q.float() @ k.float().mT / q.shape[-1] ** 0.5           # (B, H, T, T)
+    return q.float() @ k.float().mT / q.shape[-1] ** 0.5
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """The same scores with the causal mask, after softmax."""
+    scores = attention_scores(q, k)                                  # (B, H, T, T)
     future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     return scores.masked_fill(future, float("-inf")).softmax(-1)
 
 
-@torch.no_grad()
+@contextmanager
+def recorded(what: Callable[[Tensor, Tensor], Tensor]) -> Iterator[list[Tensor]]:
+    """Within it, every call of `attend` also puts what(q, k) into the list."""
+    records: list[Tensor] = []
+    attend = attention.attend
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        records.append(what(q, k)[0])
+        return attend(q, k, v, mask)
+
+    with patch.object(attention, "attend", spy), torch.no_grad():
+        yield records
+
+
 def attention_maps(model: PicoLM, tokens: Tensor) -> Tensor:
     """The attention weights of all blocks.
 
@@ -32,16 +52,16 @@ def attention_maps(model: PicoLM, tokens: Tensor) -> Tensor:
     Returns:
         (L, H, T, T): row t of a map says how token t spreads its attention over tokens 0 to t.
     """
-    maps = []
-    attend = attention.attend
-
-    def spy(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        maps.append(attention_weights(q, k)[0])
-        return attend(q, k, v, mask)
-
-    with patch.object(attention, "attend", spy):
+    with recorded(attention_weights) as maps:
         model(tokens[None])
     return torch.stack(maps)                                         # (L, H, T, T)
+
+
+def record_scores(model: PicoLM, tokens: Tensor) -> Tensor:
+    """The scores of all blocks before mask and softmax, for (T,) tokens: (L, H, T, T)."""
+    with recorded(attention_scores) as scores:
+        model(tokens[None])
+    return torch.stack(scores)                                       # (L, H, T, T)
 
 
 @torch.no_grad()
@@ -82,14 +102,7 @@ def head_weights_by_distance(layer: Attention, theta: float, length: int) -> Ten
     All tokens are alike here, so what differs between them is their position. Entry d is the weight
     that the last token gives to the token d places before it.
     """
-    with torch.no_grad():
-        x = layer.qkv.weight.new_ones(1, length, layer.qkv.in_features)
-        maps = []
-
-        def spy(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-            maps.append(attention_weights(q, k)[0])
-            return torch.zeros_like(q)
-
-        with patch.object(attention, "attend", spy):
-            layer(x, *rope_tables(torch.arange(length), layer.q_norm.normalized_shape[0], theta))
+    x = layer.qkv.weight.new_ones(1, length, layer.qkv.in_features)  # (B, T, D), all alike
+    with recorded(attention_weights) as maps:
+        layer(x, *rope_tables(torch.arange(length), layer.qkv.in_features // layer.heads[0], theta))
     return maps[0][:, -1].flip(-1)                                   # (H, length)

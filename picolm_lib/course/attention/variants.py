@@ -7,6 +7,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from picolm_lib import attention
 from picolm_lib.attention import Attention
 from picolm_lib.model import PicoLM
 from picolm_lib.rope import apply_rope
@@ -44,8 +45,6 @@ def sick(model: PicoLM) -> PicoLM:
 def _sick_forward(self: Attention, x: Tensor, cos: Tensor, sin: Tensor, cache=None,
                   mask=None) -> Tensor:
     """`Attention.forward` with one line wrong."""
-    from picolm_lib.attention import attend
-
     batch, length, _ = x.shape
     qkv = self.qkv(x).unflatten(-1, (sum(self.heads), -1))           # (B, T, H + 2K, E)
     q, k, v = qkv.split(self.heads, dim=2)
@@ -53,5 +52,5 @@ def _sick_forward(self: Attention, x: Tensor, cos: Tensor, sin: Tensor, cache=No
     gate = self._gate(q)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))                 # (B, H or K, T, E)
     q, k = (apply_rope(t, cos[:t.shape[1]], sin[:t.shape[1]]) for t in (q, k))  # axis 1: the heads
-    y = attend(q, k, v, mask).transpose(1, 2) * gate
+    y = attention.attend(q, k, v, mask).transpose(1, 2) * gate
     return self.out(y.reshape(batch, length, -1))

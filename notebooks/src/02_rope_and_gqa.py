@@ -1,0 +1,811 @@
+# %% [markdown]
+# # 02. RoPE and GQA
+#
+# {badge}
+#
+# After this notebook you can
+#
+# - write causal attention from scratch, and say what every line is for;
+# - explain how RoPE puts positions into angles, and why only distances count;
+# - work out what a KV cache costs, and how grouped heads, QK-norm and the output gate help.
+#
+# **Before you start:** Python, and a little PyTorch (tensors, `nn.Module`). Notebook 01 is not
+# needed.
+#
+# **Time:** about 2 minutes to run on two CPU cores, 1 minute on a T4 (an estimate), an hour to
+# read.
+#
+# {neighbors}
+
+# %% tags=["setup"]
+# Generated: see notebooks/build.py
+
+# %% [markdown]
+# ## Settings
+#
+# The preset follows your device. You need not change anything.
+
+# %%
+from picolm_lib.course.start import preset_name
+
+PRESET = preset_name()
+PROMPT = "One day, Lily found a red ball. Lily said the ball was hers"  # @param {type:"string"}
+SEED = 0  # @param {type:"integer"}
+
+# %% [markdown]
+# ## First, look inside
+#
+# A small trained model comes with the course: four blocks of four heads. Below, it reads one
+# sentence. Each square is an *attention map*. A row is a token that looks back. The darker a cell,
+# the more it takes from the token of that column. Move the slider through the blocks.
+
+# %%
+import torch
+
+from picolm_lib.checkpoint import load_run
+from picolm_lib.course.attention.playgrounds import attention_layers
+from picolm_lib.course.attention.record import attention_maps
+from picolm_lib.sampling import prompt_ids
+
+model, tokenizer, run = load_run("bundled")
+ids = prompt_ids(run.model, tokenizer, PROMPT)
+pieces = ["<end>"] + [tokenizer.decode([i]) for i in ids[1:]]
+
+attention_layers(attention_maps(model, torch.tensor(ids)), pieces)
+
+# %% [markdown]
+# *What to see: every head has habits of its own; some look at the token just before, some at the
+# first token of the text, some from one word back to the same word earlier.*
+#
+# When you have finished this notebook, you can build what makes these pictures.
+
+# %% [markdown]
+# ## 1. Attention from scratch
+#
+# A token on its own knows little. *Attention* lets it collect information from other tokens. Each
+# token makes three vectors. Its **query** q says what it looks for. Its **key** k says what it has
+# to offer. Its **value** v is what it hands over.
+#
+# The dot product of a query and a key is a **score**: large if they point the same way. Softmax
+# turns a row of scores into weights that add up to 1. The result is the weighted sum of the values.
+#
+# A language model guesses the next token, so it must not see it. The **causal mask** sets the
+# scores of later tokens to minus infinity. Their weights become exactly 0.
+#
+# Four letters from here on: B sequences, T tokens, H heads, E features per head (`head_dim`).
+# Start with numbers that you can check by hand.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+q = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # (T, E): three tokens, two features
+k = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+
+scores = q @ k.T  # (T, T)
+print(scores)
+
+future = torch.ones(3, 3, dtype=torch.bool).triu(1)
+print(scores.masked_fill(future, float("-inf")))
+
+# %% [markdown]
+# **Predict:** the first token sees only itself. Which weight does it give to itself? And is the
+# last row allowed to look everywhere? Then run the cell.
+#
+# Scores are divided by the square root of E first. Without that, more features would mean larger
+# scores, and softmax would pick one token and forget the rest.
+
+# %%
+from picolm_lib.course.attention.pictures import draw_wide_map
+
+weights = (scores / 2**0.5).masked_fill(future, float("-inf")).softmax(-1)
+assert weights[0, 0] == 1 and (weights[future] == 0).all()
+draw_wide_map(weights, ["first", "second", "third"], "Attention weights")
+
+# %% [markdown]
+# *What to see: every row adds up to 1, everything above the diagonal is 0, and the third token
+# looks most at the second, whose key is longest in its direction.*
+#
+# Now write it for whole batches. This is all there is to it.
+
+# %%
+def my_attention(q, k, v):
+    """softmax(q k^T / sqrt(E)) v for (B, H, T, E) tensors, causal."""
+    T, E = q.shape[-2:]
+    scores = q @ k.mT / E**0.5                              # (B, H, T, T)
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+    return weights @ v                                      # (B, H, T, E)
+
+# %%
+from picolm_lib.attention import attend
+from picolm_lib.course.start import show_source
+
+torch.manual_seed(SEED)
+q, k, v = torch.randn(3, 2, 4, 10, 8)                       # each (B, H, T, E)
+torch.testing.assert_close(my_attention(q, k, v), attend(q, k, v))
+show_source(attend)
+
+# %% [markdown]
+# The library's `attend` does the same. It has more lines because it must also be fast: it calls
+# PyTorch's fused kernel, which never holds all T × T scores, or two plain products where those are
+# faster.
+#
+# **What would go wrong without the mask?** Change only the last token, and look at the outputs of
+# the earlier ones.
+
+# %%
+changed_k, changed_v = k.clone(), v.clone()
+changed_k[:, :, -1], changed_v[:, :, -1] = torch.randn(2, 2, 4, 8)
+
+def without_mask(q, k, v):
+    return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
+
+for name, attention in (("with mask", my_attention), ("without", without_mask)):
+    moved = attention(q, changed_k, changed_v) - attention(q, k, v)
+    print(f"{name:<10} earlier outputs change by up to {moved[:, :, :-1].abs().max():.2f}")
+
+assert torch.equal(my_attention(q, changed_k, changed_v)[:, :, :-1],
+                   my_attention(q, k, v)[:, :, :-1])
+
+# %% [markdown]
+# Without the mask every token has read its own answer. The training loss would fall to almost
+# nothing, and the model would have learned to copy, not to write.
+
+# %% [markdown]
+# ## 2. RoPE: a position is an angle
+#
+# There is a gap in what you built. Shuffle the earlier tokens together with their keys and values,
+# and the weighted sum stays the same. Attention does not know where a token stands.
+#
+# **Rotary position embedding** (RoPE) mends that with clocks. It splits the E features of a query
+# or key into E/2 pairs. Each pair is a hand on a clock: two coordinates, so a direction. At position
+# p, the hand of pair i is turned by the angle
+#
+# $$p \cdot \theta^{-2i/E}$$
+#
+# with a constant theta, here 10,000. Pair 0 turns one radian per token. Later pairs turn ever more
+# slowly, like minute hand and hour hand.
+#
+# A dot product of two hands depends on the angle *between* them. Turn both by the same amount, and
+# it stays.
+
+# %% tags=["cover"]
+from picolm_lib.course.attention.playgrounds import clocks
+
+clocks()
+
+# %% [markdown]
+# *What to see: move "move both by" and all hands turn, but the score on the right stays; move one
+# position alone and the dot wanders along the curve.*
+#
+# Three things to try:
+#
+# - Set both positions equal. All hands lie on each other, and the score is at its largest.
+# - Raise theta. The slow hands get slower, and the curve falls more gently.
+# - Raise `head_dim`. More clocks, and a smoother curve.
+#
+# Here are numbers that you can check with a pocket calculator: one pair, so E = 2, and one radian
+# per token.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from picolm_lib.rope import apply_rope, rope_tables
+
+cos, sin = rope_tables(torch.arange(4), head_dim=2)         # each (T, E/2)
+hand = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2).expand(1, 4, 1, 2)  # (B, T, H, E)
+for position, (x, y) in enumerate(apply_rope(hand, cos, sin)[0, :, 0].tolist()):
+    print(f"position {position}: ({x:.4f}, {y:.4f})")
+
+# %% [markdown]
+# Position 1 is (cos 1, sin 1) = (0.5403, 0.8415). The hand keeps its length and only turns.
+#
+# Now build it yourself. Turning (a, b) by an angle φ gives (a cos φ − b sin φ, b cos φ + a sin φ).
+# The hand of pair i is made of feature i and feature i + E/2: the two halves of the vector.
+
+# %%
+def my_rope(x, theta=10_000.0):
+    """Turns every pair of (B, T, H, E) queries or keys by its position's angle."""
+    T, E = x.shape[1], x.shape[3]
+    speed = theta ** (-torch.arange(0, E, 2) / E)           # (E/2,) radians per token
+    angle = torch.arange(T)[:, None] * speed                # (T, E/2)
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]   # (T, 1, E/2): alike for all heads
+    a, b = x.chunk(2, dim=-1)                               # (B, T, H, E/2)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+x = torch.randn(2, 10, 4, 8)
+torch.testing.assert_close(my_rope(x), apply_rope(x, *rope_tables(torch.arange(10), 8)))
+show_source(apply_rope)
+
+# %% [markdown]
+# **The relative-shift test.** This is the property that everything rests on, so test it. Take random
+# queries and keys. Let the text begin at position 0, at 100, at 5,000. All scores must stay.
+#
+# **Predict:** which of the two printed numbers is large? Then run the cell.
+
+# %%
+q, k = torch.randn(2, 1, 10, 4, 8)
+
+def scores_from(start):
+    tables = rope_tables(torch.arange(start, start + 10), 8)
+    turned_q, turned_k = (apply_rope(t, *tables).transpose(1, 2) for t in (q, k))
+    return turned_q @ turned_k.mT                           # (B, H, T, T)
+
+hands_moved = apply_rope(q, *rope_tables(torch.arange(5000, 5010), 8)) - my_rope(q)
+print(f"hands moved by up to  {hands_moved.abs().max():.4f}")
+print(f"scores moved by up to {(scores_from(5000) - scores_from(0)).abs().max():.4f}")
+torch.testing.assert_close(scores_from(100), scores_from(0), rtol=1e-3, atol=1e-3)
+torch.testing.assert_close(scores_from(5000), scores_from(0), rtol=1e-2, atol=1e-2)
+
+# %% [markdown]
+# The scores do not move, but for rounding. That rounding is the reason why the library computes
+# angles in float32. With 16 bits, positions run together:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+far = torch.tensor([4096, 4097, 4100])
+print(far.to(torch.bfloat16))                               # all one position
+
+# %% [markdown]
+# ### How long is the memory of a clock?
+#
+# A fast hand tells near tokens apart, but after a full turn it points the same way again. A slow
+# hand never finishes a turn. So the fast pairs measure short distances, the slow ones long
+# distances.
+
+# %%
+from picolm_lib.course.attention.clocks import draw_wavelengths
+
+draw_wavelengths(head_dim=32, thetas=(10_000.0, 1_000_000.0), context=256)
+
+# %% [markdown]
+# *What to see: each pair turns more slowly than the one before, by a constant factor; a larger theta
+# makes the line steeper, so that fewer pairs go around within the context.*
+#
+# Models for long contexts use a larger theta for this reason. But does a model read on after the
+# length it was trained on? RoPE has an angle for every position, so nothing stops it. Ask the
+# bundled model, which was trained on 256 tokens. You also try a known trick, *position
+# interpolation*: multiply positions by 1/2, so that 512 positions fit into the trained range.
+#
+# **Predict:** what happens to the loss after token 256? Then run the cell.
+
+# %%
+from picolm_lib.course.attention.clocks import draw_long_contexts
+from picolm_lib.course.attention.record import loss_by_position
+from picolm_lib.storybook import stories
+from picolm_lib.tokenizer import encode
+
+unseen = [s.text for s in stories(80, seed=999)]            # other seed: other stories
+stream = [i for text in encode(tokenizer, unseen) for i in [tokenizer.eos_token_id, *text]]
+rows = torch.tensor(stream[:8 * 513]).view(8, 513)          # (B, T + 1)
+draw_long_contexts({"positions as they are": loss_by_position(model, rows),
+                    "positions times 1/2": loss_by_position(model, rows, squeeze=0.5)}, 256)
+
+# %% [markdown]
+# *What to see: the loss is low up to token 256 and climbs after it; squeezed positions climb later
+# or less, but they are worse from the start.*
+#
+# So the honest answer is: RoPE does not break at unknown distances, but the model has not learned
+# them. And hands that suddenly turn at half their speed confuse a model that nobody has trained
+# further. Position interpolation needs some more training; then it works (Chen et al., 2023). That is
+# why this project's `generate` stops where the context is full.
+
+# %% [markdown]
+# ## 3. From MHA to GQA to MQA
+#
+# A head is one attention of its own, with its own q, k and v. *Multi-head attention* (MHA) runs H of
+# them side by side.
+#
+# While a model writes, it needs the keys and values of all earlier tokens, again and again. It keeps
+# them: this is the **KV cache**. Its size is
+#
+# $$2 \cdot \text{layers} \cdot K \cdot E \cdot \text{tokens} \cdot \text{bytes per number}$$
+#
+# where K is the number of KV heads. *Grouped-query attention* (GQA) lets neighboring query heads
+# share one KV head, so K is smaller than H. With K = 1 it is called *multi-query attention* (MQA).
+#
+# Check one by hand: 12 layers, 1 KV head of 96 features, 384 tokens, 2 bytes. That is `pico`.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from picolm_lib.course.attention.cost import kv_cache_bytes
+
+by_hand = 2 * 12 * 1 * 96 * 384 * 2
+print(f"{by_hand:,} bytes with 1 KV head, {4 * by_hand:,} with 4")
+assert by_hand == kv_cache_bytes(layers=12, kv_heads=1, head_dim=96, tokens=384)
+
+# %% [markdown]
+# For a small model this is nothing. For a larger one that serves many people it is everything. The
+# calculator begins with this project's `planned` model and 16 texts of 4,096 tokens at once.
+
+# %%
+from picolm_lib.course.attention.playgrounds import kv_cache
+
+kv_cache()
+
+# %% [markdown]
+# *What to see: the bytes grow in proportion to KV heads, layers, context and texts; the number of
+# query heads does not matter at all.*
+#
+# How do four query heads compute with one KV head? Copy the KV head for each of them, and use plain
+# MHA. That is easy to get right. The fast kernels do without the copy, with the same result.
+
+# %%
+torch.manual_seed(SEED)
+H, K = 4, 2
+q = torch.randn(2, H, 10, 8)                                # (B, H, T, E)
+k, v = torch.randn(2, 2, K, 10, 8)                          # (B, K, T, E)
+
+copied_k = k.repeat_interleave(H // K, dim=1)               # heads 0, 0, 1, 1
+copied_v = v.repeat_interleave(H // K, dim=1)
+torch.testing.assert_close(my_attention(q, copied_k, copied_v), attend(q, k, v))
+print(f"{k.numel():,} numbers to keep instead of {copied_k.numel():,}, and the same result")
+
+# %% [markdown]
+# The order matters. Query heads 0 and 1 share KV head 0. With `repeat` instead of
+# `repeat_interleave` the heads would come as 0, 1, 0, 1, and heads 1 and 2 would read the wrong
+# keys. Nothing would crash. A model loaded from elsewhere would just talk nonsense:
+
+# %%
+wrong = my_attention(q, k.repeat(1, H // K, 1, 1), v.repeat(1, H // K, 1, 1))
+for head in range(H):
+    off = (wrong - attend(q, k, v))[:, head].abs().max()
+    print(f"head {head}: off by up to {off:.2f}")
+
+# %% [markdown]
+# ## 4. QK-norm: scores that cannot explode
+#
+# A score is a product of two vectors that both come from weights. If the weights double, scores grow
+# fourfold. Softmax of large scores picks one token and ignores all others, and then its gradient is
+# almost zero: that head is stuck. In 16 bits, very large scores can even overflow.
+#
+# **QK-norm** divides each query and each key by its root mean square (RMSNorm over E). Then each has
+# length sqrt(E), and no score can be larger than
+#
+# $$\sqrt{E} \cdot \sqrt{E} / \sqrt{E} = \sqrt{E}$$
+#
+# as long as the norm's learned gains stay at 1. For E = 32 that is 5.66.
+#
+# **Predict:** multiply the weights by 32. By how much do scores grow without the norm?
+
+# %%
+from picolm_lib.course.attention.pictures import draw_scores
+from picolm_lib.course.attention.scores import scores_as_weights_grow
+
+SCALES = [1, 2, 4, 8, 16, 32]
+found = scores_as_weights_grow(SCALES)
+assert max(found["with QK-norm"][0]) <= 32**0.5
+draw_scores(SCALES, found)
+
+# %% [markdown]
+# *What to see: without the norm the largest score grows with the square of the weights and the
+# entropy falls to 0, so each token looks at one single token; with it, neither curve moves.*
+#
+# *Entropy* counts, in bits, over how many tokens a head spreads its attention: 6 bits are 64 tokens,
+# 0 bits are one token.
+#
+# Build it yourself. It is one line, and PyTorch has it as `F.rms_norm`.
+
+# %%
+def my_qk_norm(x, eps=1e-6):
+    """Divides (..., E) vectors by their root mean square."""
+    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+
+q, k = torch.randn(2, 1, 10, 4, 32) * torch.tensor([3.0, 50.0]).view(2, 1, 1, 1, 1)
+layer = model.blocks[0].attn
+torch.testing.assert_close(my_qk_norm(q) * layer.q_norm.weight, layer.q_norm(q))
+print(f"lengths: {my_qk_norm(q).norm(dim=-1).mean():.3f} and {my_qk_norm(k).norm(dim=-1).mean():.3f}"
+      f", sqrt(32) = {32**0.5:.3f}")
+
+# %% [markdown]
+# ## 5. The output gate: what a head keeps back
+#
+# The weights of softmax add up to 1, so a head must always hand over *something*, even if it has
+# found nothing. Many models learn a trick: they look at the first token, whose value they have made
+# harmless. This is called an *attention sink*.
+#
+# PicoLM gives each head a door instead. After attention, each feature is multiplied by a **gate**
+# between 0 and 1:
+#
+# $$\text{gate} = \text{sigmoid}(W_h\, q_h)$$
+#
+# with one small matrix per head, fed by the normalized query *before* RoPE. So it depends on what
+# the token is, not on where it stands. The matrix starts at zero, so all gates start at 1/2.
+
+# %%
+from picolm_lib.course.attention.pictures import draw_gates
+from picolm_lib.course.attention.record import gates
+
+story = encode(tokenizer, unseen[:1])[0]
+opened = gates(model, torch.tensor(story))                  # (L, T, H, E)
+draw_gates(opened)
+
+# %% [markdown]
+# *What to see: in the first blocks most gates are rather open; in block 2, head 0 keeps most of what
+# it finds back.*
+#
+# All gates began at the dotted line. Training moved them apart. Look at one head, and at the tokens
+# for which it opens most and least:
+
+# %%
+mean = opened[2, :, 0].mean(-1)                             # (T,): block 2, head 0
+order = mean.argsort()
+for name, some in (("most closed", order[:6]), ("most open", order[-6:].flip(0))):
+    print(f"{name:<12}", ", ".join(f"{tokenizer.decode([story[i]])!r} {mean[i]:.2f}" for i in some))
+
+# %% [markdown]
+# Build the whole layer yourself now: projection, QK-norm, gate, RoPE, grouped attention, output. It
+# is a dozen lines. D is the width of the model. The trained weights are the library's, so the result
+# must be too.
+
+# %%
+def my_layer(x, layer, H=4, K=1):
+    """One attention layer for (B, T, D) inputs, with the weights of the library's layer."""
+    B, T, D = x.shape
+    q, k, v = layer.qkv(x).split((H * D // H, K * D // H, K * D // H), dim=-1)
+    q, k, v = q.view(B, T, H, -1), k.view(B, T, K, -1), v.view(B, T, K, -1)
+    q = my_qk_norm(q) * layer.q_norm.weight
+    k = my_qk_norm(k) * layer.k_norm.weight
+    gate = torch.stack([(q[:, :, h] @ layer.gate[h].T).sigmoid() for h in range(H)], dim=2)
+    q, k = my_rope(q), my_rope(k)
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))        # (B, H or K, T, E)
+    k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
+    y = my_attention(q, k, v).transpose(1, 2) * gate        # (B, T, H, E)
+    return layer.out(y.reshape(B, T, D))
+
+x = torch.randn(2, 20, 128)
+tables = rope_tables(torch.arange(20), 32)
+with torch.no_grad():
+    for block in model.blocks:
+        torch.testing.assert_close(my_layer(x, block.attn), block.attn(x, *tables))
+show_source(type(layer).forward)
+
+# %% [markdown]
+# All four layers of the trained model agree with yours.
+
+# %% [markdown]
+# ## 6. The KV cache: the same words, less work
+#
+# To write token 101, a model needs the keys and values of tokens 1 to 100. They have not changed
+# since it wrote token 100: the causal mask keeps later tokens from touching earlier ones. So it reads
+# only the new token, and takes the rest from the cache.
+#
+# Build it: a list that grows. The loop feeds one token at a time. Its result must equal reading
+# everything at once.
+
+# %%
+class MyCache:
+    """Keys and values of each layer, grown by concatenation."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def update(self, key, value, layer_idx):                # each (B, K, new tokens, E)
+        if layer_idx in self.kept:
+            old_key, old_value = self.kept[layer_idx]
+            key, value = torch.cat((old_key, key), 2), torch.cat((old_value, value), 2)
+        self.kept[layer_idx] = key, value
+        return key, value
+
+    def get_seq_length(self):
+        return self.kept[0][0].shape[2] if self.kept else 0
+
+# %%
+text = torch.tensor([story[:40]])                           # (B, T)
+cache = MyCache()
+with torch.no_grad():
+    one_by_one = torch.cat([model(text[:, i:i + 1], cache) for i in range(40)], dim=1)
+    torch.testing.assert_close(one_by_one, model(text), rtol=1e-3, atol=1e-3)
+print(f"the same logits, and the cache holds {cache.get_seq_length()} tokens")
+
+from picolm_lib.attention import KVCache
+
+show_source(KVCache)
+
+# %% [markdown]
+# The library's cache reserves its memory once. Yours copies everything for each token.
+#
+# **Predict:** how many times fewer FLOPs does the cache need for 128 new tokens? (A *FLOP* is one
+# addition or multiplication.) And is the time smaller by the same factor? Then run the cell.
+
+# %%
+from picolm_lib.course.attention.cost import write_tokens
+from picolm_lib.course.attention.pictures import draw_writing
+
+start = torch.tensor([story[:32]])
+with_cache = write_tokens(model, start, 128, cached=True)
+without = write_tokens(model, start, 128, cached=False)
+fewer = sum(without.flops) / sum(with_cache.flops)
+faster = sum(without.seconds) / sum(with_cache.seconds)
+print(f"{fewer:.0f} times fewer FLOPs, {faster:.1f} times faster")
+draw_writing(with_cache, without)
+
+# %% [markdown]
+# *What to see: with the cache each token costs about the same; without it, each costs more than the
+# one before.*
+#
+# The time falls by less than the FLOPs. For a model this small, starting each operation takes longer
+# than the arithmetic. The larger the model and the longer the text, the closer the two come.
+
+# %% [markdown]
+# ## Your turn
+#
+# Write your answer where the stub raises `NotImplementedError`. The check says what went wrong.
+
+# %% [markdown]
+# ### Exercise 1: rotate (medium, 10 minutes)
+#
+# Write RoPE again, now with tables that are given. Watch the shapes: x is (B, T, H, E), and the
+# tables are (T, E/2).
+
+# %%
+from picolm_lib.course.attention import checks
+
+
+def rotate(x, cos, sin):
+    """Turns every pair (feature i, feature i + E/2) of x by its position's angle.
+
+    x: (B, T, H, E). cos, sin: (T, E/2), float32. Returns (B, T, H, E) of x's dtype.
+    """
+    raise NotImplementedError  # your code
+
+
+checks.rotate(rotate)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# `x.chunk(2, dim=-1)` gives the two halves, each (B, T, H, E/2). The tables need one more axis to line
+# up with that.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `cos[:, None]` is (T, 1, E/2): one angle for all heads of a token. And `.to(x.dtype)` keeps 16-bit
+# inputs at 16 bits.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def rotate(x, cos, sin):
+#     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)  # (T, 1, E/2)
+#     a, b = x.chunk(2, dim=-1)
+#     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2: share the KV heads (easy, 5 minutes)
+#
+# Copy each KV head so that there is one for each query head, neighbors sharing.
+
+# %%
+def expand_kv(kv, n_heads):
+    """Copies KV heads: (B, K, T, E) -> (B, n_heads, T, E)."""
+    raise NotImplementedError  # your code
+
+
+checks.expand_kv(expand_kv)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# How many query heads share one KV head? `n_heads // kv.shape[1]`.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# With 2 KV heads and 4 query heads the order must be 0, 0, 1, 1. PyTorch has two functions that
+# repeat; one of them does this.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def expand_kv(kv, n_heads):
+#     return kv.repeat_interleave(n_heads // kv.shape[1], dim=1)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3: a mask for a cache (hard, 10 minutes)
+#
+# A cache holds 3 tokens, and 2 new ones come in at once. So there are 2 queries and 5 keys. Which
+# query may see which key? Write the mask for any such pair of numbers.
+
+# %%
+def causal_mask(length, total):
+    """(length, total) bool: True where a query may see a key.
+
+    The queries are the last `length` of the `total` positions.
+    """
+    raise NotImplementedError  # your code
+
+
+checks.causal_mask(causal_mask)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Draw it for 2 and 5. Query 0 stands at position 3, so it sees keys 0 to 3. Query 1 sees all.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `torch.ones(length, total, dtype=torch.bool).tril(d)` keeps what lies on or below diagonal d. Which d
+# is right for 2 and 5?
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def causal_mask(length, total):
+#     return torch.ones(length, total, dtype=torch.bool).tril(total - length)
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Bug hunt: the patient (medium, 10 minutes)
+#
+# Somebody changed one line of `Attention.forward`. The patient has the weights of the bundled model,
+# and it runs without an error. Its stories are poor. Three suspects:
+#
+# - `"mask"`: the causal mask lets tokens see later ones;
+# - `"rope"`: positions are not turned into angles as they should be;
+# - `"qk_norm"`: queries and keys are not normalized.
+#
+# Three tests were made on the healthy model and on the patient.
+
+# %%
+from picolm_lib.course.attention.hunt import examine
+
+examine(run="bundled")
+
+# %% [markdown]
+# *What to see: which of the three plots shows a difference between the healthy model and the patient,
+# and what that plot measures.*
+
+# %%
+suspect = None  # "mask", "rope" or "qk_norm"
+
+checks.bug_hunt(suspect)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# In plot B all tokens are the same, so their keys are the same, but for one thing that RoPE adds.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Plot A would jump if the mask leaked. Plot C would climb if the norm were missing.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# It is `"rope"`. The patient applies the rotation after the heads and the sequence have changed
+# places, so axis 1 is the heads. All tokens of a head get the same angle, and distances vanish. See
+# the source with `show_source(variants._sick_forward)`, from `picolm_lib.course.attention`.
+#
+# </details>
+
+# %% [markdown]
+# ## Playground
+#
+# Write a sentence of your own, and look into any block. Try one where a name comes back, or where two
+# things have a color.
+
+# %%
+MY_SENTENCE = "Tom has a blue hat. Ben has a red kite. Ben loves his red"  # @param {type:"string"}
+
+my_ids = prompt_ids(run.model, tokenizer, MY_SENTENCE)[:24]
+my_pieces = ["<end>"] + [tokenizer.decode([i]) for i in my_ids[1:]]
+attention_layers(attention_maps(model, torch.tensor(my_ids)), my_pieces)
+
+# %% [markdown]
+# *What to see: find a head whose last row is dark at the word that decides what comes next.*
+
+# %% [markdown]
+# ## Does it matter?
+#
+# Now take each idea out of a small model, and train it on the same stories, with the same number of
+# tokens. The default runs twice, with two seeds. The gap between those two is noise: only a difference
+# that is clearly larger means something. **Predict** the order before you run it.
+#
+# The number is bits per byte on stories that the model has not seen: how many bits it needs to
+# write down one byte of the text. Lower is better. (With the preset `smoke`, runs are so short that
+# their numbers mean nothing.)
+
+# %%
+from picolm_lib.course import race
+from picolm_lib.course.attention import variants
+
+TOKENS = 300_000
+curves = {"default": race.run("default", seed=0, tokens=TOKENS),
+          "default, other seed": race.run("default, other seed", seed=1, tokens=TOKENS),
+          "no RoPE": race.run("no RoPE", variants.without_rope, tokens=TOKENS)}
+
+# %%
+curves["4 KV heads (MHA)"] = race.run("4 KV heads (MHA)", n_kv_heads=4, tokens=TOKENS)
+curves["no QK-norm"] = race.run("no QK-norm", variants.without_qk_norm, tokens=TOKENS)
+curves["no output gate"] = race.run("no output gate", variants.without_gate, tokens=TOKENS)
+
+# %%
+from picolm_lib.course.attention.pictures import draw_bars
+
+noise = abs(curves["default"].last - curves["default, other seed"].last)
+print(f"two seeds of the same model differ by {noise:.3f}")
+draw_bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
+          "After the same number of tokens (lower is better)")
+
+# %% [markdown]
+# *What to see: which bars differ from the default by clearly more than its two seeds differ from each
+# other.*
+#
+# OUTCOME
+
+# %% [markdown]
+# ## Recap
+#
+# - Attention is a weighted sum of values; the causal mask keeps it from looking ahead.
+# - RoPE turns pairs of features by an angle that grows with the position; scores depend on distances.
+# - GQA shares KV heads, so that the KV cache is smaller; the result equals copied heads.
+# - QK-norm bounds the scores by sqrt(E); the output gate lets a head keep quiet.
+# - The KV cache gives the same logits with far fewer FLOPs, because the past does not change.
+
+# %% [markdown]
+# ## Three questions
+#
+# **1.** Your text begins at position 0. You insert ten blanks in front of it. Which scores between the
+# old tokens change?
+#
+# <details><summary>Answer</summary>
+#
+# None in the first block: all distances stay. In later blocks they can change, since the tokens have
+# now read the blanks.
+#
+# </details>
+#
+# **2.** A model has 32 query heads. Does its KV cache shrink if you go to 16 query heads of the same
+# size on the same KV heads?
+#
+# <details><summary>Answer</summary>
+#
+# No. Only the KV heads are kept. You saw it in the formula: H is not in it.
+#
+# </details>
+#
+# **3.** Why is the gate fed by the query before RoPE?
+#
+# <details><summary>Answer</summary>
+#
+# After RoPE, the query of the same word points another way at each position. The gate would open or
+# close by absolute position, and the relative-shift test would fail for the layer.
+#
+# </details>
+
+# %% [markdown]
+# ## Experiment
+#
+# Train a small model with `rope_theta=100.0` and one with `rope_theta=1_000_000.0`:
+# `race.run("theta 100", rope_theta=100.0)`. Then draw `loss_by_position` for both, up to twice the
+# context of 128 tokens. Does a larger theta help a model to read on?
+
+# %% [markdown]
+# ## References
+#
+# - Ashish Vaswani et al., "Attention Is All You Need", 2017.
+# - Jianlin Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021.
+# - Shouyuan Chen et al., "Extending Context Window of Large Language Models via Positional
+#   Interpolation", 2023.
+# - Noam Shazeer, "Fast Transformer Decoding: One Write-Head is All You Need", 2019 (MQA).
+# - Joshua Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head
+#   Checkpoints", 2023.
+# - Alex Henry et al., "Query-Key Normalization for Transformers", 2020.
+# - Guangxuan Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023.
+# - Zihan Qiu et al., "Gated Attention for Large Language Models: Non-linearity, Sparsity, and
+#   Attention-Sink-Free", 2025.
+#
+# {neighbors}
