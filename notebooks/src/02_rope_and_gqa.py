@@ -392,8 +392,8 @@ def my_qk_norm(x, eps=1e-6):
 q, k = torch.randn(2, 1, 10, 4, 32) * torch.tensor([3.0, 50.0]).view(2, 1, 1, 1, 1)
 layer = model.blocks[0].attn
 torch.testing.assert_close(my_qk_norm(q) * layer.q_norm.weight, layer.q_norm(q))
-print(f"lengths: {my_qk_norm(q).norm(dim=-1).mean():.3f} and {my_qk_norm(k).norm(dim=-1).mean():.3f}"
-      f", sqrt(32) = {32**0.5:.3f}")
+lengths = [my_qk_norm(t).norm(dim=-1).mean().item() for t in (q, k)]
+print(f"lengths {lengths[0]:.3f} and {lengths[1]:.3f}; sqrt(32) is {32**0.5:.3f}")
 
 # %% [markdown]
 # ## 5. The output gate: what a head keeps back
