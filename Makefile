@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
 #   make train   sets up, trains the nano model, tells a story
-#   make test    sets up, runs the tests
+#   make test    sets up, runs the tests and every notebook
 # Both make .venv by themselves when it is missing.
 
 PYTHON ?= python3
@@ -8,13 +8,31 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test lint assets clean
+.PHONY: train test unit notebook-tests lint notebooks course slug assets clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume
 
-test: $(READY) lint
+test: lint unit notebook-tests
+
+unit: $(READY)
 	$(BIN)/python -m pytest
+
+# Offline, so that the outcome does not depend on the Hub.
+notebook-tests: $(READY)
+	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=300 notebooks/*.ipynb
+
+# The notebooks from notebooks/src, executed, with their outputs.
+notebooks: $(READY)
+	$(BIN)/python notebooks/build.py
+
+course: $(READY)
+	cd notebooks && ../$(BIN)/python -m jupyter lab
+
+slug: $(READY)
+	@test -n "$(REPO)" || { echo "error: name the fork: make slug REPO=owner/name"; exit 2; }
+	$(BIN)/python notebooks/build.py --slug $(REPO)
 
 lint: $(READY)
 	$(BIN)/ruff check .

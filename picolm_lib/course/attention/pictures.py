@@ -159,7 +159,8 @@ def draw_symptoms(later: tuple[float, float], by_distance: tuple[Tensor, Tensor]
     """
     figure, axes = canvas(3.0, 1, 3)
     names, colors, styles = ("healthy", "patient"), (BLUE, ORANGE), ("-", "--")
-    axes[0].bar(names, later, color=colors, width=0.5)
+    bars = axes[0].bar(names, later, color=colors, width=0.5)
+    axes[0].bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
     axes[0].set(ylim=(0, 1), ylabel="change of the logits",
                 title="A. Change the last token:\nhow do earlier ones react?")
     for weights, name, color in zip(by_distance, names, colors, strict=True):
@@ -169,8 +170,8 @@ def draw_symptoms(later: tuple[float, float], by_distance: tuple[Tensor, Tensor]
     axes[1].legend(fontsize=8.5)
     for values, name, color, style in zip(largest, names, colors, styles, strict=True):
         axes[2].plot(scales, values, style, color=color, label=name, marker="o", markersize=4)
-    axes[2].set(xscale="log", xlabel="weights multiplied by", ylabel="largest |score|",
-                ylim=(0, None), title="C. Let the weights grow:\nhow large are the scores?")
+    axes[2].set(xlabel="weights multiplied by", xticks=scales, ylabel="largest |score|",
+                ylim=(0, 1.3 * max(map(max, largest))), title="C. Let the weights grow:\nhow large are the scores?")
     for cell in axes:
         cell.title.set_fontsize(9)
     return finish(figure, f"A: change {later[0]:.2f} and {later[1]:.2f}. B: the patient's "

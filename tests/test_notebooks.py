@@ -1,0 +1,133 @@
+"""The notebooks as files: made from their sources, readable, complete. nbval runs their cells."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from helpers import ROOT
+
+FOLDER = ROOT / "notebooks"
+spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+SECTIONS = ("Settings", "Your turn", "Playground", "Does it matter?", "Recap", "Three questions",
+            "Experiment", "References")
+every_notebook = pytest.mark.parametrize("source", build.SOURCES, ids=lambda path: path.stem)
+
+
+def built(source: Path) -> nbformat.NotebookNode:
+    return nbformat.read(FOLDER / f"{source.stem}.ipynb", as_version=4)
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks():
+    assert build.SOURCES
+    assert {p.stem for p in FOLDER.glob("*.ipynb")} == {p.stem for p in build.SOURCES}
+
+
+@every_notebook
+def test_a_notebook_is_what_its_source_says(source):
+    def inputs(notebook):
+        return [(c.id, c.cell_type, c.source, c.metadata.get("tags")) for c in notebook.cells]
+
+    assert inputs(built(source)) == inputs(build.render(source)), "run: make notebooks"
+
+
+def test_a_change_of_the_source_is_seen(tmp_path, monkeypatch):
+    source = tmp_path / "src" / build.SOURCES[0].name
+    source.parent.mkdir()
+    text = build.SOURCES[0].read_text()
+    source.write_text(text.replace("## Recap", "## In short"))
+    monkeypatch.setattr(build, "SOURCES", [source])
+    changed, old = build.render(source), built(build.SOURCES[0])
+    assert [c.source for c in changed.cells] != [c.source for c in old.cells]
+
+
+@every_notebook
+def test_anatomy(source):
+    notebook = built(source)
+    first = notebook.cells[0].source
+    assert re.findall(r"^# ", "\n".join(c.source for c in notebook.cells
+                                        if c.cell_type == "markdown"), re.MULTILINE) == ["# "]
+    assert build.badge(source.stem) in first and "minute" in first
+    headings = [line[3:] for cell in notebook.cells if cell.cell_type == "markdown"
+                for line in cell.source.splitlines() if line.startswith("## ")]
+    assert [h for h in headings if h in SECTIONS] == list(SECTIONS)
+    assert 4 <= sum(bool(re.match(r"\d\. ", h)) for h in headings) <= 6
+    assert f"git+https://github.com/{build.slug()}" in code_cells(notebook)[0].source
+    assert not re.search(r"[{]\w+[}]", "".join(c.source for c in notebook.cells
+                                              if c.cell_type == "markdown").replace("{h}", ""))
+
+
+@every_notebook
+def test_cells_are_short_and_hold_no_drawing_code(source):
+    for cell in code_cells(built(source)):
+        assert sum(bool(line.strip()) for line in cell.source.splitlines()) <= 25, cell.source
+        assert max(map(len, cell.source.splitlines())) <= 100
+        assert not re.search(r"matplotlib|pyplot|ipywidgets|\bplt\.", cell.source), cell.source
+
+
+@every_notebook
+def test_outputs_are_clean(source):
+    notebook = built(source)
+    assert "widgets" not in notebook.metadata
+    text = json.dumps([cell.outputs for cell in code_cells(notebook)])
+    assert not re.search(r"/(home|Users|work|root|mnt|content|tmp)/|Warning|widget-view", text)
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert output.output_type != "error" and output.get("name") != "stderr", cell.source
+    assert (FOLDER / f"{source.stem}.ipynb").stat().st_size < 1_500_000
+    assert any("# NBVAL_CHECK_OUTPUT" in cell.source for cell in code_cells(notebook))
+
+
+@every_notebook
+def test_every_picture_is_small_and_has_a_sentence_below(source):
+    cells, pictures = built(source).cells, 0
+    for cell, after in zip(cells, [*cells[1:], None], strict=True):
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                pictures += 1
+                assert len(base64.b64decode(output.data["image/png"])) <= 80_000
+                assert output.data["text/plain"].startswith("[picture: ")
+                assert after is not None and re.match(r"\*What to see: [^*]+\*", after.source)
+    assert pictures >= 5
+    assert (FOLDER / "pictures" / f"{source.stem}.png").exists(), "tag a cell as cover"
+
+
+def test_the_address_stands_in_one_place_and_can_be_moved(tmp_path, monkeypatch):
+    assert build.readme((ROOT / "README.md").read_text()) == (ROOT / "README.md").read_text()
+    for path in [*build.SOURCES, *(ROOT / "picolm_lib").rglob("*.py"), FOLDER / "build.py"]:
+        assert build.slug() not in path.read_text(), path.name
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    build.move("somebody/fork")
+    assert build.slug() == "somebody/fork"
+    notebook = build.render(build.SOURCES[0])
+    assert "somebody/fork" in notebook.cells[0].source
+    assert "somebody/fork" in code_cells(notebook)[0].source
+    readme = build.readme((ROOT / "README.md").read_text())
+    assert "github.com/somebody/fork" in readme and "HosLak" not in readme
+    with pytest.raises(SystemExit, match="no owner/name"):
+        build.move("nonsense")
+
+
+def test_keeping_outputs_refuses_changed_code():
+    old = built(build.SOURCES[0])
+    same = build.render(build.SOURCES[0])
+    build.carry_outputs(old, same)
+    assert [c.outputs for c in code_cells(same)] == [c.outputs for c in code_cells(old)]
+    changed = build.render(build.SOURCES[0])
+    code_cells(changed)[-1].source += "\n1 + 1"
+    with pytest.raises(SystemExit, match="have changed"):
+        build.carry_outputs(old, changed)
