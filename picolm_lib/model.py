@@ -60,7 +60,7 @@ class PicoLM(nn.Module):
     def __init__(self, config: PicoConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        # nn.Embedding would draw values that init.py replaces, on the meta device for a second.
+        # nn.Embedding would draw values that init.py replaces: half a second on the meta device.
         self.embedding = nn.Embedding.from_pretrained(
             torch.empty(config.vocab_size, config.d_model), freeze=False)
         self.blocks = nn.ModuleList(

@@ -17,8 +17,6 @@ def rope_in_place(x, cos, sin):
 
 
 def rope_without_heads_axis(x, cos, sin):
-    if cos.shape[0] != x.shape[2]:
-        cos, sin = cos[:x.shape[2]], sin[:x.shape[2]]
     a, b = x.split(x.shape[-1] // 2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
 

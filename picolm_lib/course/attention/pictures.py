@@ -23,7 +23,7 @@ def draw_maps(maps: Tensor, pieces: Sequence[str], layer: int, title: str = "") 
     figure, axes = canvas(2.7 if heads > 2 else 4.0, 1, heads, squeeze=False, sharey=True)
     names = [piece.replace("\n", "¶") for piece in pieces]
     for head, cell in enumerate(axes[0]):
-        cell.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1, aspect="equal")
+        cell.imshow(maps[layer, head].numpy(), cmap="Blues", vmin=0, vmax=1, aspect="equal")
         cell.set_title(f"head {head}", fontsize=9.5)
         cell.grid(False)
         cell.spines[:].set_visible(True)
@@ -44,7 +44,7 @@ def _size(count: int) -> float:
 def draw_wide_map(weights: Tensor, pieces: Sequence[str], title: str) -> Picture:
     """One map with its numbers written into it: (T, T) weights of a few tokens."""
     figure, axes = canvas(3.4)
-    axes.imshow(weights, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    axes.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     axes.grid(False)
     for row in range(len(pieces)):
         for column in range(len(pieces)):
@@ -171,7 +171,8 @@ def draw_symptoms(later: tuple[float, float], by_distance: tuple[Tensor, Tensor]
     for values, name, color, style in zip(largest, names, colors, styles, strict=True):
         axes[2].plot(scales, values, style, color=color, label=name, marker="o", markersize=4)
     axes[2].set(xlabel="weights multiplied by", xticks=scales, ylabel="largest |score|",
-                ylim=(0, 1.3 * max(map(max, largest))), title="C. Let the weights grow:\nhow large are the scores?")
+                ylim=(0, 1.3 * max(map(max, largest))),
+                title="C. Let the weights grow:\nhow large are the scores?")
     for cell in axes:
         cell.title.set_fontsize(9)
     return finish(figure, f"A: change {later[0]:.2f} and {later[1]:.2f}. B: the patient's "
