@@ -69,11 +69,13 @@ class Exercise:
                 return _no("the answer aside, your function changed its input in place, and the "
                            "caller still needs it. Make a new value instead.")
             given.append(value)
+        if error is not None and all(value is STOPPED for value in given):
+            return _no(f"your function stopped with {type(error).__name__}: {error}")
         wanted = [self.reference(*arguments) for arguments in self.cases()]
         if all(map(_same, given, wanted)):
             return Verdict(True, self.praise)
         for message, mistake in self.mistakes.items():
-            if set(map(str, given)) != {STOPPED} and all(map(_same, given, _answers(mistake, self.cases()))):
+            if all(map(_same, given, _answers(mistake, self.cases()))):
                 return _no(message)
         if error is not None:
             return _no(f"your function stopped with {type(error).__name__}: {error}")
