@@ -38,7 +38,7 @@ class Hub(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        kind, repository, what, revision, path = self._parts()
+        kind, repository, what, path = self._parts()
         folder = self.repositories.get(f"{kind}/{repository}")
         if folder is None:
             self._answer(404, b"", {"X-Error-Code": "RepoNotFound"})
@@ -56,13 +56,12 @@ class Hub(BaseHTTPRequestHandler):
             self._json({"id": repository, "sha": COMMIT, "siblings": files, "private": False,
                         "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0})
 
-    def _parts(self) -> tuple[str, str, str, str, str]:
-        """Kind, repository, verb, revision and path of /api/datasets/a/b/tree/main/c and others."""
+    def _parts(self) -> tuple[str, str, str, str]:
+        """Kind, repository, verb and path of /api/datasets/a/b/tree/main/c and others."""
         words = unquote(urlsplit(self.path).path).strip("/").split("/")
         words = words[1:] if words[0] == "api" else words
         kind = words.pop(0) if words[0] in ("datasets", "models") else "models"
-        what, revision = ([*words[2:4], "", ""])[:2]
-        return kind, "/".join(words[:2]), what, revision, "/".join(words[4:])
+        return kind, "/".join(words[:2]), "".join(words[2:3]), "/".join(words[4:])
 
     @staticmethod
     def _entry(folder: Path, file: Path) -> dict:

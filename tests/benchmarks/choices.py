@@ -156,8 +156,8 @@ def main() -> None:
 
 HEAD = """# The choices behind the defaults
 
+    python tests/benchmarks/choices.py --data ../shared/data/tinystories --seeds 0 1 2 --only default
     python tests/benchmarks/choices.py --data ../shared/data/tinystories
-    python tests/benchmarks/choices.py --only default --seeds 1 2
 
 TinyStories (8,443 training stories, 400 validation stories), an own BPE of 4,096 tokens, 6 layers,
 d 192, 4 heads, 1 KV head, context 256, 983,040 tokens of training. Bits per byte on the whole
@@ -172,7 +172,7 @@ scaled by sqrt(max(1, rows / cols)), so its effect on a layer's output does not 
 The rows "all rates at d ..." test it, at 491,520 tokens: half and double the rates lose, or tie, at
 half and at double the width.
 
-"""
+"""  # noqa: E501
 
 if __name__ == "__main__":
     main()
