@@ -1,0 +1,100 @@
+"""The pyramid designer: widths, parameters and FLOPs of an MLP stack, and its flat twin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from picolm_lib.config import PRESETS, PicoConfig
+from picolm_lib.course.plots import BLUE, ORANGE, Picture, canvas, finish
+from picolm_lib.course.widgets import Playground, slider
+from picolm_lib.mlp import MLP, pyramid_widths
+from picolm_lib.model import PicoLM, count_parameters, flops_per_token
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The MLPs of all blocks."""
+
+    widths: list[int]
+    parameters: int
+    flops: int
+    """Per token, forward."""
+
+
+def stack(config: PicoConfig) -> Stack:
+    """Widths and cost of a configuration's MLPs."""
+    widths = pyramid_widths(config)
+    with torch.device("meta"):
+        parameters = sum(count_parameters(MLP(config.d_model, width)) for width in widths)
+    return Stack(widths, parameters, 2 * parameters)                 # each weight: multiply and add
+
+
+def flat_twin(config: PicoConfig) -> PicoConfig:
+    """The same model with one width for all blocks, and as many parameters as can be."""
+    mean = sum(pyramid_widths(config)) / config.n_layers / config.d_model
+    return replace(config, mlp_ratio_first=mean, mlp_ratio_last=mean)
+
+
+def draw_pyramid(narrow: float = 1.5, wide: float = 4.0, layers: int = 12,
+                 d_model: int = 384) -> Picture:
+    """The MLP widths of a pyramid, beside a flat stack of as many parameters."""
+    config = PicoConfig(mlp_ratio_first=narrow, mlp_ratio_last=wide, n_layers=layers,
+                        d_model=d_model)
+    pyramid, flat = stack(config), stack(flat_twin(config))
+    figure, axes = canvas(3.8, 1, 2, sharey=True, sharex=True)
+    for cell, shape, color, name in ((axes[0], pyramid, BLUE, "pyramid"),
+                                     (axes[1], flat, ORANGE, "flat")):
+        bars = cell.barh(range(layers), shape.widths, color=color, height=0.75)
+        if layers <= 16:
+            cell.bar_label(bars, [f" {width:,}" for width in shape.widths], fontsize=8.5)
+        cell.set(xlabel="MLP width (features)", xlim=(0, 1.18 * max(pyramid.widths)),
+                 title=f"{name}: {shape.parameters / 1e6:.2f} M parameters\n"
+                       f"{shape.flops / 1e6:.1f} MFLOP per token")
+        cell.title.set_fontsize(9.5)
+    axes[0].set_ylabel("block (0 reads first)")
+    return finish(figure, f"MLP widths from {pyramid.widths[0]:,} to {pyramid.widths[-1]:,} over "
+                          f"{layers} blocks: {pyramid.parameters / 1e6:.2f} million parameters; "
+                          f"the flat stack has {flat.parameters / 1e6:.2f} million.")
+
+
+def pyramid_designer() -> Playground:
+    """Sliders over both ends and the number of blocks, for pico's width."""
+    return Playground(draw_pyramid,
+                      narrow=slider("narrow end (x D)", 1.5, 0.5, 4.0, 0.25),
+                      wide=slider("wide end (x D)", 4.0, 0.5, 6.0, 0.25),
+                      layers=slider("blocks", 12, 1, 32))
+
+
+def parameter_table(*names: str) -> str:
+    """Where the parameters of some presets are, as a table of text.
+
+    The models are built on the meta device: they have shapes and no memory.
+    """
+    rows: dict[str, list[str]] = {}
+    for name in names:
+        config = PRESETS[name].model
+        with torch.device("meta"):
+            model = PicoLM(config)
+        parts = {"embedding": 0, "attention": 0, "mlp": 0, "norms": 0, "output": 0}
+        for key, parameter in model.named_parameters():
+            parts[_part(key)] += parameter.numel()
+        total = sum(parts.values())
+        column = [f"{count:,} ({count / total:.0%})" for count in parts.values()]
+        column += [f"{total:,}", f"{flops_per_token(config) / 1e6:,.0f}",
+                   f"{4 * total / 1e9:.2f}", f"{16 * total / 1e9:.2f}"]
+        for label, value in zip([*parts, "all", "MFLOP per trained token", "GB as float32",
+                                 "GB with gradients and AdamW"], column, strict=True):
+            rows.setdefault(label, []).append(value)
+    lines = [f"{'':<28}" + "".join(f"{name:>22}" for name in names)]
+    return "\n".join(lines + [f"{label:<28}" + "".join(f"{v:>22}" for v in values)
+                              for label, values in rows.items()])
+
+
+def _part(name: str) -> str:
+    if name.startswith(("embedding", "output")):
+        return name.split(".")[0]
+    if "norm" in name:
+        return "norms"
+    return "attention" if ".attn." in name else "mlp"

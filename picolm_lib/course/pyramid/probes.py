@@ -1,0 +1,115 @@
+"""Measures a model from inside: the scale of the residual stream, activations, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from picolm_lib.init import BY_DEPTH
+from picolm_lib.model import PicoLM
+
+
+@torch.no_grad()
+def stream_scale(model: PicoLM, tokens: Tensor) -> list[float]:
+    """The root mean square of the residual stream: after the embedding, then after every block.
+
+    Args:
+        tokens: (B, T) token ids.
+    """
+    scales: list[float] = []
+    with ExitStack() as stack:
+        first = model.blocks[0].register_forward_pre_hook(
+            lambda module, inputs: scales.append(_rms(inputs[0])))
+        stack.callback(first.remove)
+        for block in model.blocks:
+            handle = block.register_forward_hook(
+                lambda module, inputs, output: scales.append(_rms(output)))
+            stack.callback(handle.remove)
+        model(tokens)
+    return scales
+
+
+def _rms(x: Tensor) -> float:
+    return x.float().pow(2).mean().sqrt().item()
+
+
+@torch.no_grad()
+def activations(model: PicoLM, tokens: Tensor) -> list[Tensor]:
+    """What goes into each block's `down`: silu(gate) * up, (B, T, W), first block to last."""
+    found: list[Tensor] = []
+    with ExitStack() as stack:
+        for block in model.blocks:
+            handle = block.mlp.down.register_forward_pre_hook(
+                lambda module, inputs: found.append(inputs[0]))
+            stack.callback(handle.remove)
+        model(tokens)
+    return found
+
+
+def gradients(model: PicoLM, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """The gradient of the loss for every parameter, by name. Earlier gradients are dropped."""
+    model.zero_grad()
+    model.loss(tokens, targets).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def dead_parameters(model: PicoLM, step: Callable[[], object], tokens: Tensor, targets: Tensor,
+                    steps: int = 3) -> list[str]:
+    """Names of the parameters whose gradient is exactly zero at each of several training steps.
+
+    One zero is no proof: behind a zero-initialized matrix, gradients are zero at the first step and
+    not at the second.
+
+    Args:
+        step: makes one training step.
+    """
+    dead = {name for name, _ in model.named_parameters()}
+    for number in range(steps):
+        found = gradients(model, tokens, targets)
+        dead &= {name for name, gradient in found.items() if not gradient.any()}
+        if number + 1 < steps:
+            step()
+    return sorted(dead, key=[name for name, _ in model.named_parameters()].index)
+
+
+@torch.no_grad()
+def naive_init(model: PicoLM, std: float = 0.02, seed: int = 0) -> None:
+    """One standard deviation for all matrices, ones for all norms: what init.py is compared to."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+
+
+@torch.no_grad()
+def silence_last_mlp(model: PicoLM) -> None:
+    """A depth-aware std that reaches zero: the last block's gate and up are all zeros."""
+    for name, parameter in model.blocks[-1].named_parameters():
+        if name.endswith(BY_DEPTH):
+            parameter.zero_()
+
+
+def without_post_norms(model: PicoLM) -> None:
+    """Adds what attention and MLP give to the stream as it is."""
+    for block in model.blocks:
+        block.attn_post_norm = block.mlp_post_norm = nn.Identity()
+
+
+def without_pre_norms(model: PicoLM) -> None:
+    """Attention and MLP read the stream as it is."""
+    for block in model.blocks:
+        block.attn_norm = block.mlp_norm = nn.Identity()
+
+
+def post_norm_gain(model: PicoLM, gain: float) -> None:
+    """Sets the gain of all post-norms."""
+    for block in model.blocks:
+        for norm in (block.attn_post_norm, block.mlp_post_norm):
+            nn.init.constant_(norm.weight, gain)

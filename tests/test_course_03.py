@@ -1,0 +1,117 @@
+"""What notebook 03 measures and draws, against references; every slider moves its picture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from picolm_lib.config import PRESETS, PicoConfig
+from picolm_lib.course.pyramid import designer, probes
+from picolm_lib.model import PicoLM, count_parameters
+from picolm_lib.muon import MuonAdamW, parameter_groups
+
+SMALL = PicoConfig(vocab_size=50, max_seq_len=16, n_layers=3, d_model=32, n_heads=4, multiple_of=8)
+TOKENS = torch.arange(32).view(2, 16)
+
+
+def test_the_stack_counts_what_the_model_has():
+    for config in (SMALL, PRESETS["pico"].model):
+        with torch.device("meta"):
+            blocks = PicoLM(config).blocks
+        assert designer.stack(config).parameters == sum(count_parameters(b.mlp) for b in blocks)
+        assert designer.stack(config).widths == [b.mlp.up.out_features for b in blocks]
+
+
+def test_the_flat_twin_is_flat_and_as_large():
+    pyramid = designer.stack(PRESETS["pico"].model)
+    flat = designer.stack(designer.flat_twin(PRESETS["pico"].model))
+    assert len(set(flat.widths)) == 1
+    assert flat.parameters == pytest.approx(pyramid.parameters, rel=0.02)
+
+
+def test_every_slider_of_the_designer_moves_the_picture():
+    playground = designer.pyramid_designer()
+    for name, slider in playground.sliders.items():
+        before = playground.image.value
+        slider.value = slider.min
+        assert playground.image.value != before, name
+        assert len(playground.image.value) < 80_000
+
+
+def test_the_parameter_table_adds_up():
+    table = designer.parameter_table("pico", "planned").splitlines()
+    numbers = {row[:28].strip(): row[28:].split() for row in table[1:]}
+    for name, column in (("pico", 0), ("planned", 1)):
+        with torch.device("meta"):
+            total = count_parameters(PicoLM(PRESETS[name].model))
+        assert numbers["all"][column] == f"{total:,}"
+        parts = [int(numbers[part][2 * column].replace(",", ""))
+                 for part in ("embedding", "attention", "mlp", "norms", "output")]
+        assert sum(parts) == total
+
+
+def test_the_streams_scale_by_hand(randomize):
+    model = randomize(PicoLM(SMALL))
+    scales = probes.stream_scale(model, TOKENS)
+    assert len(scales) == 1 + SMALL.n_layers
+    x = model.embedding.weight[TOKENS] * SMALL.d_model**0.5
+    assert scales[0] == pytest.approx((x * x).mean().sqrt().item(), rel=1e-5)
+    bare = randomize(PicoLM(SMALL))
+    probes.post_norm_gain(bare, 0.0)
+    assert probes.stream_scale(bare, TOKENS) == pytest.approx([scales[0]] * 4, rel=1e-5)
+    assert not model.blocks[0]._forward_hooks and not model.blocks[0]._forward_pre_hooks
+
+
+def test_activations_are_what_down_multiplies(randomize):
+    model = randomize(PicoLM(SMALL))
+    last, kept = probes.activations(model, TOKENS)[-1], []
+    handle = model.blocks[-1].mlp.register_forward_hook(lambda m, i, out: kept.append(out))
+    with torch.no_grad():
+        model(TOKENS)
+    handle.remove()
+    torch.testing.assert_close(last @ model.blocks[-1].mlp.down.weight.T, kept[0])
+
+
+def test_gradients_are_autograds(randomize):
+    model = randomize(PicoLM(SMALL))
+    found = probes.gradients(model, TOKENS, TOKENS)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    for name, gradient in zip(names, torch.autograd.grad(model.loss(TOKENS, TOKENS), parameters),
+                              strict=True):
+        torch.testing.assert_close(found[name], gradient)
+    assert all(parameter.grad is None for parameter in parameters)
+
+
+def train_step(model: PicoLM):
+    optimizer = MuonAdamW(parameter_groups(model))
+
+    def step() -> None:
+        model.loss(TOKENS, TOKENS.roll(-1, 1)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def test_the_dead_layer_detector():
+    healthy, sick = PicoLM(SMALL), PicoLM(SMALL)
+    probes.silence_last_mlp(sick)
+    targets = TOKENS.roll(-1, 1)
+    assert probes.dead_parameters(healthy, train_step(healthy), TOKENS, targets) == []
+    dead = probes.dead_parameters(sick, train_step(sick), TOKENS, targets)
+    assert dead == [f"blocks.2.mlp.{part}.weight" for part in ("gate", "up", "down")] + [
+        "blocks.2.mlp_post_norm.weight"]
+    assert len(probes.dead_parameters(PicoLM(SMALL), lambda: None, TOKENS, targets, 1)) > 4
+
+
+def test_naive_init_and_variants():
+    model = PicoLM(SMALL)
+    probes.naive_init(model)
+    assert model.output.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert model.blocks[1].mlp.down.weight.any() and not model.blocks[1].attn.qkv.bias.any()
+    assert torch.equal(model.blocks[0].mlp_post_norm.weight, torch.ones(32))
+    for change in (probes.without_post_norms, probes.without_pre_norms):
+        other = PicoLM(SMALL)
+        probes.naive_init(other)
+        change(other)
+        assert probes.stream_scale(other, TOKENS) != probes.stream_scale(model, TOKENS)
