@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from picolm_lib.config import PRESETS, PicoConfig
-from picolm_lib.course.pyramid import designer, probes
+from picolm_lib.course.pyramid import designer, hunt, pictures, probes
 from picolm_lib.model import PicoLM, count_parameters
-from picolm_lib.muon import MuonAdamW, parameter_groups
 
 SMALL = PicoConfig(vocab_size=50, max_seq_len=16, n_layers=3, d_model=32, n_heads=4, multiple_of=8)
 TOKENS = torch.arange(32).view(2, 16)
@@ -82,26 +83,36 @@ def test_gradients_are_autograds(randomize):
     assert all(parameter.grad is None for parameter in parameters)
 
 
-def train_step(model: PicoLM):
-    optimizer = MuonAdamW(parameter_groups(model))
-
-    def step() -> None:
-        model.loss(TOKENS, TOKENS.roll(-1, 1)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
 def test_the_dead_layer_detector():
     healthy, sick = PicoLM(SMALL), PicoLM(SMALL)
     probes.silence_last_mlp(sick)
     targets = TOKENS.roll(-1, 1)
-    assert probes.dead_parameters(healthy, train_step(healthy), TOKENS, targets) == []
-    dead = probes.dead_parameters(sick, train_step(sick), TOKENS, targets)
-    assert dead == [f"blocks.2.mlp.{part}.weight" for part in ("gate", "up", "down")] + [
-        "blocks.2.mlp_post_norm.weight"]
-    assert len(probes.dead_parameters(PicoLM(SMALL), lambda: None, TOKENS, targets, 1)) > 4
+    assert probes.dead_parameters(healthy, TOKENS, targets) == []
+    assert probes.dead_parameters(sick, TOKENS, targets) == [f"blocks.2.{name}.weight" for name in (
+        "mlp_norm", "mlp.gate", "mlp.up", "mlp.down", "mlp_post_norm")]
+    assert len(probes.dead_parameters(PicoLM(SMALL), TOKENS, targets, steps=1)) > 4
+
+
+def test_steps_lower_the_loss():
+    losses = probes.take_steps(PicoLM(SMALL), TOKENS, TOKENS.roll(-1, 1), 5)
+    assert losses[0] == pytest.approx(math.log(50)) and losses[-1] < losses[0]
+
+
+def test_pictures_are_small_and_say_what_they_show(randomize):
+    targets = TOKENS.roll(-1, 1)
+    model = randomize(PicoLM(SMALL))
+    norms = pictures.gradient_norms(model, probes.gradients(model, TOKENS, targets))
+    by_hand = probes.gradients(model, TOKENS, targets)["blocks.1.mlp.down.weight"]
+    assert norms["MLP down"][1] == pytest.approx(by_hand.square().mean().sqrt().item(), rel=1e-4)
+    active = probes.activations(model, TOKENS)
+    shown = [pictures.draw_gating(), pictures.draw_norm_trap(),
+             pictures.draw_scales({"a": [1, 2, 4]}, "t"), pictures.draw_gradients({"m": norms}),
+             pictures.draw_histograms({"a": active, "b": [active[0] * 0, *active[1:]]}, "x", "t"),
+             hunt.examine_gradients(SMALL, TOKENS, targets), hunt.examine_weights(SMALL)]
+    for picture in shown:
+        assert len(picture.png) < 80_000
+    assert shown[-2].text.startswith("Gradients by block. 2 matrices")
+    assert "by 1,000" in shown[1].text or "by 707" in shown[1].text or "by 1,00" in shown[1].text
 
 
 def test_naive_init_and_variants():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from picolm_lib.init import BY_DEPTH
 from picolm_lib.model import PicoLM
+from picolm_lib.muon import MuonAdamW, parameter_groups
 
 
 @torch.no_grad()
@@ -58,23 +58,33 @@ def gradients(model: PicoLM, tokens: Tensor, targets: Tensor) -> dict[str, Tenso
     return found
 
 
-def dead_parameters(model: PicoLM, step: Callable[[], object], tokens: Tensor, targets: Tensor,
-                    steps: int = 3) -> list[str]:
+def take_steps(model: PicoLM, tokens: Tensor, targets: Tensor, count: int = 1) -> list[float]:
+    """Trains on one batch for a few steps at the usual rates; returns the loss before each."""
+    optimizer, losses = MuonAdamW(parameter_groups(model)), []
+    for _ in range(count):
+        loss = model.loss(tokens, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    optimizer.zero_grad()
+    return losses
+
+
+def dead_parameters(model: PicoLM, tokens: Tensor, targets: Tensor, steps: int = 3) -> list[str]:
     """Names of the parameters whose gradient is exactly zero at each of several training steps.
 
     One zero is no proof: behind a zero-initialized matrix, gradients are zero at the first step and
-    not at the second.
-
-    Args:
-        step: makes one training step.
+    not at the second. The model is trained on the way.
     """
-    dead = {name for name, _ in model.named_parameters()}
+    names = [name for name, _ in model.named_parameters()]
+    dead = set(names)
     for number in range(steps):
         found = gradients(model, tokens, targets)
         dead &= {name for name, gradient in found.items() if not gradient.any()}
         if number + 1 < steps:
-            step()
-    return sorted(dead, key=[name for name, _ in model.named_parameters()].index)
+            take_steps(model, tokens, targets)
+    return sorted(dead, key=names.index)
 
 
 @torch.no_grad()
