@@ -733,12 +733,12 @@ curves["no QK-norm"] = race.run("no QK-norm", variants.without_qk_norm, tokens=T
 curves["no output gate"] = race.run("no output gate", variants.without_gate, tokens=TOKENS)
 
 # %%
-from picolm_lib.course.attention.pictures import draw_bars
+from picolm_lib.course.plots import bars
 
 noise = abs(curves["default"].last - curves["default, other seed"].last)
 print(f"two seeds of the same model differ by {noise:.3f}")
-draw_bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
-          "After the same number of tokens (lower is better)")
+bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
+     "After the same number of tokens (lower is better)")
 
 # %% [markdown]
 # *What to see: which bars differ from the default by clearly more than its two seeds differ from each

@@ -108,6 +108,18 @@ def lines(curves: dict[str, tuple[Sequence[float], Sequence[float]]], x: str, y:
     return finish(figure, text)
 
 
+def bars(shares: dict[str, float], unit: str, title: str) -> Picture:
+    """A few numbers as bars, each with its value."""
+    figure, axes = canvas(0.9 + 0.36 * len(shares))
+    drawn = axes.barh(list(shares), list(shares.values()), height=0.6, color=BLUE)
+    axes.bar_label(drawn, [f" {value:.3f}" for value in shares.values()], fontsize=9)
+    axes.set(xlabel=unit, title=title, xlim=(0, 1.15 * max(shares.values())))
+    axes.invert_yaxis()
+    axes.grid(False)
+    return finish(figure, "; ".join(f"{name}: {value:.3f} {unit}"
+                                    for name, value in shares.items()) + ".")
+
+
 def token_boxes(pieces: Sequence[str], title: str, text: str, columns: int = 76,
                 most_rows: int = 14) -> Picture:
     """A text whose pieces have a background of their own, so that each token can be seen.

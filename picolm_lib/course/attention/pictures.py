@@ -136,18 +136,6 @@ def draw_writing(with_cache: Writing, without: Writing) -> Picture:
     return finish(figure, f"Writing with a KV cache takes {ratio:.0f} times fewer FLOPs in all.")
 
 
-def draw_bars(shares: dict[str, float], unit: str, title: str) -> Picture:
-    """A few numbers as bars, each with its value."""
-    figure, axes = canvas(0.9 + 0.36 * len(shares))
-    bars = axes.barh(list(shares), list(shares.values()), height=0.6, color=BLUE)
-    axes.bar_label(bars, [f" {value:.3f}" for value in shares.values()], fontsize=9)
-    axes.set(xlabel=unit, title=title, xlim=(0, 1.15 * max(shares.values())))
-    axes.invert_yaxis()
-    axes.grid(False)
-    return finish(figure, "; ".join(f"{name}: {value:.3f} {unit}"
-                                    for name, value in shares.items()) + ".")
-
-
 def draw_symptoms(later: tuple[float, float], by_distance: tuple[Tensor, Tensor],
                   largest: tuple[list[float], list[float]], scales: Sequence[float]) -> Picture:
     """The bug hunt's plots, each with the healthy model (first) beside the patient (second).

@@ -156,6 +156,6 @@ bug_hunt = BugHunt(
         "seed": "the similarities acquit the seed. If all layers had been drawn from one seed, "
                 "their matrices would be equal, and every number in the square would be 1.00.",
     },
-    praise="Right: it is the standard deviation. It falls with depth and reaches exactly zero in the "
-           "last block, so gate and up are all zeros there. down starts at zero on purpose. A "
+    praise="Right: it is the standard deviation. It falls with depth and reaches exactly zero in "
+           "the last block, so gate and up are all zeros there. down starts at zero on purpose. A "
            "product of zeros has no gradient on either side: the widest MLP never learns.")

@@ -128,8 +128,8 @@ def draw_norm_trap(eps: float = 1e-6, width: int = 32) -> Picture:
     right.plot(sizes.numpy(), slopes, color=RED)
     right.set(xscale="log", yscale="log", xlabel="rms of the input",
               ylabel="output / input", title=f"Near zero: 1 / sqrt(eps) = {eps**-0.5:,.0f}")
-    return finish(figure, f"RMSNorm multiplies an input near zero by {slopes[0]:,.0f}, and an input "
-                          "of size 10 by 0.1.")
+    return finish(figure, f"RMSNorm multiplies an input near zero by {slopes[0]:,.0f}, and an "
+                          "input of size 10 by 0.1.")
 
 
 def draw_similarity(model: PicoLM, title: str) -> Picture:
@@ -150,5 +150,5 @@ def draw_similarity(model: PicoLM, title: str) -> Picture:
     right.set(xlabel="block", ylabel="MLP width / D", title="widths", xticks=range(len(widths)),
               ylim=(0, 1.15 * max(widths)))
     figure.suptitle(title, fontsize=10.5)
-    return finish(figure, f"Widths from {widths[0]:.2f} D to {widths[-1]:.2f} D; blocks 0 and 1 have "
-                          f"a similarity of {similarity[0, 1]:.2f}.")
+    return finish(figure, f"Widths from {widths[0]:.2f} D to {widths[-1]:.2f} D; blocks 0 and 1 "
+                          f"have a similarity of {similarity[0, 1]:.2f}.")

@@ -1,0 +1,776 @@
+# %% [markdown]
+# # 03. Pyramidal MLP and init
+#
+# {badge}
+#
+# After this notebook you can
+#
+# - build SwiGLU, RMSNorm and a whole block, and swap them into the library's model;
+# - design a pyramid of MLP widths, and say what it costs;
+# - choose initial values so that every layer learns from the first step on, and find one that does not.
+#
+# **Before you start:** Python, and a little PyTorch (tensors, autograd, `nn.Module`). Attention is
+# explained in notebook 02; here you only need to know that it mixes tokens.
+#
+# **Time:** about 2 minutes to run on two CPU cores, 1 minute on a T4 (an estimate), an hour to read.
+#
+# {neighbors}
+
+# %% tags=["setup"]
+# Generated: see notebooks/build.py
+
+# %% [markdown]
+# ## Settings
+#
+# The preset follows your device. You need not change anything.
+
+# %%
+from picolm_lib.course.start import preset_name
+
+PRESET = preset_name()
+SEED = 0  # @param {type:"integer"}
+
+# %% [markdown]
+# ## First, build a pyramid
+#
+# A language model is a pile of *blocks*. Each has attention, which mixes tokens, and an **MLP**, which
+# works on every token alone. Usually all MLPs have the same width. Here the early ones are narrow and
+# the late ones wide. Move the sliders. D is the width of the model, 384 here.
+
+# %% tags=["cover"]
+from picolm_lib.course.pyramid.designer import pyramid_designer
+
+pyramid_designer()
+
+# %% [markdown]
+# *What to see: the pyramid spends few parameters at the bottom and many at the top; the flat stack
+# beside it has one width and, as nearly as rounding allows, as many parameters.*
+#
+# At the end of this notebook you will train both.
+
+# %% [markdown]
+# ## 1. SwiGLU: a value and its gate
+#
+# A plain MLP makes a vector wider, cuts off what is negative (ReLU), and makes it narrow again.
+# **SwiGLU** has two branches. One proposes values: `up`. The other decides how much of each value to
+# let through: `gate`. They are multiplied, feature by feature.
+#
+# $$\text{down}\,(\text{silu}(\text{gate}(x)) \cdot \text{up}(x))$$
+#
+# SiLU is $x \cdot \text{sigmoid}(x)$, a soft ReLU. `gate`, `up` and `down` are matrices without biases.
+
+# %%
+from picolm_lib.course.pyramid.pictures import draw_gating
+
+draw_gating()
+
+# %% [markdown]
+# *What to see: on the right, a closed gate (negative) lets almost nothing through, whatever `up` says;
+# an open gate passes it on, larger and with its sign.*
+#
+# Check one by hand. silu(2) is 2 · sigmoid(2) = 2 · 0.8808 = 1.7616. If `up` is −3, the product is
+# −5.2848.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+import torch
+import torch.nn.functional as F
+
+print(f"silu(2) = {F.silu(torch.tensor(2.0)):.4f}, times -3 = {F.silu(torch.tensor(2.0)) * -3:.4f}")
+
+# %% [markdown]
+# Now build it. Use the names `gate`, `up` and `down`: later you put your MLP into the library's model
+# with the library's weights, and weights find their place by name.
+
+# %%
+from torch import nn
+
+from picolm_lib.course.start import show_source
+from picolm_lib.mlp import MLP
+
+
+class MyMLP(nn.Module):
+    """SwiGLU for (B, T, D) inputs; W features inside."""
+
+    def __init__(self, D, W):
+        super().__init__()
+        self.gate = nn.Linear(D, W, bias=False)
+        self.up = nn.Linear(D, W, bias=False)
+        self.down = nn.Linear(W, D, bias=False)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+# %%
+torch.manual_seed(SEED)
+mine, library = MyMLP(16, 24), MLP(16, 24)
+mine.load_state_dict(library.state_dict())
+x = torch.randn(2, 5, 16)                                   # (B, T, D)
+torch.testing.assert_close(mine(x), library(x))
+show_source(MLP)
+
+# %% [markdown]
+# **Why a gate?** A product can do what a sum cannot: let one feature decide about another. Here is the
+# smallest such task: from two random numbers a and b, learn a · b. Both networks have 48 parameters.
+#
+# **Predict:** which one ends with the smaller error? Then run the cell.
+
+# %%
+def fit(network, steps=500):
+    """Trains on a * b and returns the error on new numbers, averaged over three seeds."""
+    errors = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        net = network()
+        adam = torch.optim.Adam(net.parameters(), lr=0.02)
+        for _ in range(steps):
+            x = torch.randn(256, 2)
+            loss = (net(x).sum(-1) - x.prod(-1)).square().mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        x = torch.randn(4096, 2)
+        errors.append((net(x).sum(-1) - x.prod(-1)).square().mean().item())
+    return sum(errors) / 3
+
+relu = lambda: nn.Sequential(nn.Linear(2, 12, False), nn.ReLU(), nn.Linear(12, 2, False))
+print(f"ReLU: mean squared error {fit(relu):.4f}")
+print(f"SwiGLU: mean squared error {fit(lambda: MyMLP(2, 8)):.4f}")
+
+# %% [markdown]
+# With the same number of parameters, the gate comes closer to the product. That is one task, made to
+# show the point. Noam Shazeer (2020) found a small, steady gain on language, and offered no
+# explanation.
+
+# %% [markdown]
+# ## 2. The pyramid of widths
+#
+# Block $l$ of $L$ blocks has the width
+#
+# $$m \cdot \text{round}\left(\frac{D}{m} \cdot \left(1.5 + (4.0 - 1.5)\,\frac{l}{L-1}\right)\right)$$
+#
+# Blocks are counted from 0. So the first has 1.5 D, the last 4 D. Widths are rounded to a multiple of
+# m = 32, because processors like round numbers.
+#
+# By hand, for `nano` (D = 128, L = 4): 192, then 298.7, 405.3 and 512. Rounded to multiples of 32: 192,
+# 288, 416, 512.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from picolm_lib.config import PRESETS
+from picolm_lib.mlp import pyramid_widths
+
+
+def my_widths(D, L, first=1.5, last=4.0, m=32):
+    return [m * round(D * (first + (last - first) * layer / max(L - 1, 1)) / m)
+            for layer in range(L)]
+
+for name in ("nano", "pico"):
+    config = PRESETS[name].model
+    assert my_widths(config.d_model, config.n_layers) == pyramid_widths(config)
+    print(name, my_widths(config.d_model, config.n_layers))
+
+# %% [markdown]
+# Why narrow at first? The idea of Hossein Lak's PyramidNet: early blocks work out simple things, late
+# ones combine many. Whether it helps, you measure at the end.
+#
+# Where do the parameters go? The models below exist on PyTorch's *meta device*: they have shapes, but
+# no memory. So even `planned` fits into your notebook.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from picolm_lib.course.pyramid.designer import parameter_table
+
+print(parameter_table("pico", "planned"))
+
+# %% [markdown]
+# Two thirds of `pico` are its two tables of words, embedding and output. In `planned` they shrink to an
+# eighth, and the MLPs hold most. The last line counts 16 bytes per parameter: weight, gradient and
+# AdamW's two averages, in float32.
+
+# %% [markdown]
+# ## 3. RMSNorm and the residual stream
+#
+# Every block *adds* its results to a running vector, the **residual stream**. If each adds something
+# large, the stream grows, and later blocks drown in it.
+#
+# **RMSNorm** divides a vector by its *root mean square* (rms), the square root of the mean of its
+# squares, and multiplies each feature by a learned gain. The result has rms 1, if the gains are 1.
+#
+# PicoLM has a norm before *and* after each part, a **sandwich**. The first gives the part an input of
+# known scale. The second gives its result a known scale. And the embedding is multiplied by sqrt(D), so
+# that the stream does not start too small.
+#
+# By hand: (3, 4) has the mean square 12.5 and the rms 3.5355. So it becomes (0.8485, 1.1314).
+
+# %%
+# NBVAL_CHECK_OUTPUT
+class MyRMSNorm(nn.Module):
+    """RMSNorm over the last axis, always in float32."""
+
+    def __init__(self, D, eps=1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(D))
+        self.eps = eps
+
+    def forward(self, x):
+        x = x.float()                                       # 16 bits cannot hold large squares
+        return x / (x.square().mean(-1, keepdim=True) + self.eps).sqrt() * self.weight
+
+print([round(value, 4) for value in MyRMSNorm(2)(torch.tensor([3.0, 4.0])).tolist()])
+
+# %%
+from picolm_lib.norm import RMSNorm
+
+x = 50 * torch.randn(2, 5, 16)
+torch.testing.assert_close(MyRMSNorm(16)(x), RMSNorm(16, eps=1e-6)(x))
+show_source(RMSNorm)
+
+# %% [markdown]
+# Now watch the stream in 12 blocks of random weights. Take out one idea at a time.
+#
+# **Predict:** without any norm, does the stream shrink, stay, or explode? Then run the cell.
+
+# %%
+from dataclasses import replace
+
+from picolm_lib.course.pyramid import probes
+from picolm_lib.course.pyramid.pictures import draw_scales
+from picolm_lib.model import PicoLM
+
+deep = replace(PRESETS["nano"].model, n_layers=12, vocab_size=512, max_seq_len=64)
+tokens = torch.randint(512, (4, 64), generator=torch.Generator().manual_seed(SEED))
+
+def scales(*changes, std=0.15):
+    """The stream's rms after each block, with random weights of this std."""
+    model = PicoLM(deep)
+    probes.naive_init(model, std)
+    for change in changes:
+        change(model)
+    return probes.stream_scale(model, tokens)
+
+# %%
+draw_scales({
+    "sandwich": scales(),
+    "only the norm before": scales(probes.without_post_norms),
+    "only the norm after": scales(probes.without_pre_norms),
+    "no norm": scales(probes.without_post_norms, probes.without_pre_norms),
+}, "The residual stream, block by block")
+
+# %% [markdown]
+# *What to see: with the sandwich the stream grows slowly, because every part adds a vector of rms 1;
+# with only the norm before, it is as large as the weights make it; without any norm it explodes (the
+# axis is logarithmic).*
+#
+# And the sqrt(D)? Embeddings are drawn with a small standard deviation, 0.02. Times sqrt(128) that is
+# 0.23.
+
+# %%
+def without_embedding_scale(model):
+    model.embedding.weight.data /= model.config.d_model**0.5
+
+plain, small = scales(std=0.02), scales(without_embedding_scale, std=0.02)
+print(f"stream after the embedding: {plain[0]:.3f}; without sqrt(D): {small[0]:.3f}")
+print(f"added by the first block:   {(plain[1]**2 - plain[0]**2) ** 0.5:.3f}")
+share = [start**2 / end**2 for start, end in ((plain[0], plain[1]), (small[0], small[1]))]
+print(f"share of the token itself after one block: {share[0]:.1%}; without sqrt(D): {share[1]:.2%}")
+assert abs(plain[0] / small[0] - 128**0.5) < 0.01
+
+# %% [markdown]
+# With full gains, one block drowns the token that the stream began with, and without sqrt(D) nothing of
+# it is left. That is one more reason why PicoLM's post-norms start with a gain of 0.1, as you will see.
+
+# %% [markdown]
+# ## 4. Initial values, part one: start as nothing
+#
+# PicoLM sets the last matrix of each part to **zero**: attention's `out`, the MLP's `down`, and the
+# output layer. So at first each block adds nothing, and every token is predicted with the same
+# probability. The first loss is exactly ln V, with V the size of the vocabulary.
+#
+# Does a zero matrix ever learn? Its gradient is (what comes in) times (what is asked of it). What comes
+# in is not zero, so it moves at the first step. What must never happen is a *product of two zeros*: then
+# each waits for the other.
+
+# %%
+import math
+
+model = PicoLM(deep)
+losses = probes.take_steps(model, tokens, tokens.roll(-1, 1), 3)
+print("loss before each step:", ", ".join(f"{loss:.4f}" for loss in losses))
+assert abs(losses[0] - math.log(512)) < 1e-3
+
+# %% [markdown]
+# **The post-norm trap.** A zero that goes into a norm is a steep place. RMSNorm divides by the rms, so a
+# tiny input is blown up to rms 1.
+
+# %%
+from picolm_lib.course.pyramid.pictures import draw_norm_trap
+
+draw_norm_trap()
+
+# %% [markdown]
+# *What to see: inputs down to 0.01 come out at full size; near zero, the norm multiplies by
+# 1/sqrt(eps) = 1,000, and gradients too.*
+#
+# So "start as nothing" lasts for one step only. Then the norm brings each part to full scale, however
+# small its weights are. The way out is the norm's gain: it scales what comes after the division. Look at
+# the stream after the first step, for three gains.
+#
+# **Predict:** a gain of exactly 0 seems the safest. Is it?
+
+# %%
+def after_steps(gain, steps):
+    """The stream's rms at the end, and how far `down` of the last block has moved."""
+    model = PicoLM(deep)
+    probes.post_norm_gain(model, gain)
+    probes.take_steps(model, tokens, tokens.roll(-1, 1), steps)
+    moved = model.blocks[-1].mlp.down.weight.abs().max().item()
+    return probes.stream_scale(model, tokens)[-1], moved
+
+print("gain   stream after 0, 1, 5 steps   largest |down| after 5 steps")
+for gain in (1.0, 0.1, 0.0):
+    ends = [after_steps(gain, steps) for steps in (0, 1, 5)]
+    print(f"{gain:<6} " + "  ".join(f"{scale:6.2f}" for scale, _ in ends) + f"{ends[-1][1]:22.4f}")
+
+# %% [markdown]
+# With a gain of 1 the stream jumps to many times its size in one step. With 0.1 it stays calm. With 0,
+# `down` is still exactly zero after five steps: the gain times the norm of zero is a product of two
+# zeros, so neither ever gets a gradient. This project measured several gains over whole runs and chose
+# 0.1 (`tests/benchmarks/results/choices.md`).
+
+# %%
+assert after_steps(0.0, 5)[1] == 0 and after_steps(0.1, 5)[1] > 0
+
+# %% [markdown]
+# ## 5. Initial values, part two: the spread by depth
+#
+# `gate` and `up` are drawn from a normal distribution. Its standard deviation falls with depth, from
+# 0.04 in the first block to 0.02 in the last:
+#
+# $$\text{std}_l = 0.04 + (0.02 - 0.04)\,\frac{l}{L-1}$$
+#
+# Why fall? Later blocks are wider, and a wide layer adds up more summands. So each may be smaller. All
+# other matrices have 0.02.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+from picolm_lib.init import depth_std, init_weights
+
+nano = PRESETS["nano"].model
+print([round(depth_std(nano, layer), 4) for layer in range(4)])
+print([round(0.04 + (0.02 - 0.04) * layer / 3, 4) for layer in range(4)])
+
+# %% [markdown]
+# Look at what flows through the MLPs, before and after this init. "Before" is the usual choice: one
+# standard deviation of 0.02 for everything, all norms at 1, nothing at zero.
+
+# %%
+from picolm_lib.course.pyramid.pictures import draw_histograms
+
+small_model = replace(nano, vocab_size=512, max_seq_len=64)
+before, after = PicoLM(small_model), PicoLM(small_model)
+probes.naive_init(before)
+draw_histograms({"before: 0.02 everywhere": probes.activations(before, tokens),
+                 "after: by depth": probes.activations(after, tokens)},
+                "silu(gate) · up", "Activations inside the MLPs")
+
+# %% [markdown]
+# *What to see: before, all blocks work at the same small scale; after, the first block is about four
+# times louder (twice the std in two branches), and the last one as before.*
+#
+# Now the gradients, after three training steps, of the same matrices:
+
+# %%
+targets = tokens.roll(-1, 1)
+rows = {}
+for name, model in (("before: 0.02 everywhere", before), ("after: by depth", after)):
+    probes.take_steps(model, tokens, targets, 3)
+    found = probes.gradients(model, tokens, targets)
+    rows[name] = [found[f"blocks.{layer}.mlp.up.weight"] for layer in range(4)]
+draw_histograms(rows, "gradient of up", "Gradients after three steps")
+
+# %% [markdown]
+# *What to see: every block has gradients, none is stuck at zero; the panels differ in how far the
+# blocks lie apart.*
+#
+# ### The dead-layer detector
+#
+# What if the standard deviation fell to exactly 0 at the last block? Prototypes of this model had that
+# fault. Then `gate` and `up` are zero, and `down` is zero on purpose. A product of zeros.
+#
+# A detector is simple: ask for gradients at several steps, and list the parameters whose gradient was
+# exactly zero every time. One step is not enough, since zero-initialized matrices hide others at first.
+
+# %%
+healthy, sick = PicoLM(small_model), PicoLM(small_model)
+probes.silence_last_mlp(sick)
+for name, model in (("healthy", healthy), ("last std = 0", sick)):
+    at_once = probes.dead_parameters(model, tokens, targets, steps=1)
+    dead = probes.dead_parameters(model, tokens, targets, steps=3)
+    print(f"{name}: {len(at_once)} zero gradients at the first step, {len(dead)} at all of three")
+    print("   ", ", ".join(dead) or "nothing is dead")
+show_source(probes.dead_parameters)
+
+# %% [markdown]
+# The last MLP is the widest of all, and it would never learn anything. Nothing crashes, and the loss
+# falls anyway. Only someone who looks at gradients can see it.
+
+# %% [markdown]
+# ## 6. Assembling PicoLM
+#
+# You have an MLP and a norm. Write the rest: attention, in the compact form of notebook 02, and the
+# block. Then put your parts into the library's model, load the trained weights into them, and compare.
+# First, attention: q, k and v from one projection, QK-norm, gate, RoPE, shared KV heads.
+
+# %%
+def turn(x, cos, sin):
+    """RoPE for (B, T, H, E)."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]                   # (T, 1, E/2)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class MyAttention(nn.Module):
+    def __init__(self, D, H, K):
+        super().__init__()
+        E = D // H
+        self.heads = H, K, K
+        self.qkv = nn.Linear(D, (H + 2 * K) * E)
+        self.q_norm, self.k_norm = MyRMSNorm(E), MyRMSNorm(E)
+        self.gate = nn.Parameter(torch.zeros(H, E, E))
+        self.out = nn.Linear(D, D, bias=False)
+
+    def forward(self, x, cos, sin, cache=None, mask=None):
+        q, k, v = self.qkv(x).unflatten(-1, (sum(self.heads), -1)).split(self.heads, dim=2)
+        q, k = self.q_norm(q), self.k_norm(k)
+        gate = torch.einsum("bthe,hfe->bthf", q, self.gate).sigmoid()
+        q, k, v = (t.transpose(1, 2) for t in (turn(q, cos, sin), turn(k, cos, sin), v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return self.out((y.transpose(1, 2) * gate).flatten(2))
+
+# %%
+class MyBlock(nn.Module):
+    """Two parts, each between two norms, each added to the stream."""
+
+    def __init__(self, D, H, K, W):
+        super().__init__()
+        self.attn, self.mlp = MyAttention(D, H, K), MyMLP(D, W)
+        self.attn_norm, self.attn_post_norm = MyRMSNorm(D), MyRMSNorm(D)
+        self.mlp_norm, self.mlp_post_norm = MyRMSNorm(D), MyRMSNorm(D)
+
+    def forward(self, x, cos, sin, cache=None, mask=None):
+        x = x + self.attn_post_norm(self.attn(self.attn_norm(x), cos, sin))
+        return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
+
+# %% [markdown]
+# Now the swap. `load_state_dict` is strict: each name and shape must fit, and nothing may be left over.
+
+# %%
+from picolm_lib.checkpoint import load_run
+
+trained, tokenizer, run = load_run("bundled")
+config = run.model
+ids = torch.tensor([tokenizer("Once upon a time, there was a little fox.")["input_ids"]])
+with torch.no_grad():
+    expected = trained(ids)                                 # (B, T, V) logits
+
+mine, _, _ = load_run("bundled")
+weights = mine.state_dict()
+mine.blocks = nn.ModuleList(MyBlock(config.d_model, config.n_heads, config.n_kv_heads, width)
+                            for width in my_widths(config.d_model, config.n_layers))
+mine.final_norm = MyRMSNorm(config.d_model)
+mine.load_state_dict(weights)
+
+with torch.no_grad():
+    torch.testing.assert_close(mine(ids), expected, rtol=1e-3, atol=1e-3)
+print(f"{ids.shape[1]} tokens, the same {expected.numel():,} logits from your parts")
+show_source(type(trained.blocks[0]))
+
+# %% [markdown]
+# Every layer of the trained model is yours now. It can even tell a story:
+
+# %%
+with torch.no_grad():
+    for _ in range(40):
+        ids = torch.cat((ids, mine(ids)[:, -1:].argmax(-1)), dim=1)
+print(tokenizer.decode(ids[0]))
+
+# %% [markdown]
+# ## Your turn
+#
+# Write your answer where the stub raises `NotImplementedError`. The check says what went wrong.
+
+# %% [markdown]
+# ### Exercise 1: the pyramid (easy, 5 minutes)
+#
+# Write the widths again, for any two ends, and for any number of layers, one included.
+
+# %%
+from picolm_lib.course.pyramid import checks
+
+
+def widths(d_model, n_layers, ratio_first, ratio_last, multiple_of):
+    """MLP widths of all layers, first to last: a list of ints.
+
+    From ratio_first * d_model to ratio_last * d_model, each the nearest multiple of multiple_of.
+    """
+    raise NotImplementedError  # your code
+
+
+checks.pyramid(widths)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Layer 0 is 0 of the way along, layer n_layers − 1 is all of it.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Divide by `multiple_of`, `round`, multiply again. With one layer, n_layers − 1 is 0: use `max`.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def widths(d_model, n_layers, ratio_first, ratio_last, multiple_of):
+#     found = []
+#     for layer in range(n_layers):
+#         along = layer / max(n_layers - 1, 1)
+#         ratio = ratio_first + along * (ratio_last - ratio_first)
+#         found.append(multiple_of * round(d_model * ratio / multiple_of))
+#     return found
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 2: RMSNorm (medium, 10 minutes)
+#
+# Write RMSNorm as a function. It must survive 16-bit inputs with values in the thousands.
+
+# %%
+def rms_norm(x, gain, eps):
+    """x / sqrt(mean of squares + eps) * gain over the last axis, in float32.
+
+    x: (..., D) of any floating dtype. gain: (D,). Returns (..., D), float32.
+    """
+    raise NotImplementedError  # your code
+
+
+checks.rms_norm(rms_norm)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# `x.square().mean(-1, keepdim=True)` is one number per vector, and keeps the axis.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# 1,000 squared is more than float16 can hold. Convert before you square.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def rms_norm(x, gain, eps):
+#     x = x.float()
+#     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * gain
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Exercise 3: SwiGLU from matrices (medium, 10 minutes)
+#
+# The same as your MLP, but with plain matrices. They are stored as (out, in), as `nn.Linear` does.
+
+# %%
+def swiglu(x, gate, up, down):
+    """down(silu(gate(x)) * up(x)). x: (B, D). gate, up: (W, D). down: (D, W)."""
+    raise NotImplementedError  # your code
+
+
+checks.swiglu(swiglu)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# `nn.Linear` computes `x @ weight.T`.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Only one of the two branches goes through `F.silu`.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def swiglu(x, gate, up, down):
+#     return (F.silu(x @ gate.T) * (x @ up.T)) @ down.T
+# ```
+#
+# </details>
+
+# %% [markdown]
+# ### Bug hunt: the patient (medium, 10 minutes)
+#
+# Somebody changed one line, and the model learns worse than it should. Three suspects:
+#
+# - `"pyramid"`: widths are computed with the layer's index minus 1;
+# - `"seed"`: all layers are drawn from the same seed, so they are copies of each other;
+# - `"std"`: the standard deviation by depth is wrong.
+
+# %%
+from picolm_lib.course.pyramid.hunt import examine_gradients, examine_weights
+
+examine_weights(small_model)
+
+# %% [markdown]
+# *What to see: on the left, how alike the blocks are (1.00 means the same direction); on the right, the
+# MLP widths.*
+
+# %%
+examine_gradients(small_model, tokens, targets)
+
+# %% [markdown]
+# *What to see: which matrices of the patient have a gradient of exactly zero (a cross at the bottom), and
+# in which block.*
+
+# %%
+suspect = None  # "pyramid", "seed" or "std"
+
+checks.bug_hunt(suspect)
+
+# %% [markdown]
+# <details><summary>Hint 1</summary>
+#
+# Compare the widths with those of section 2, in units of D.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# You have met this pattern of gradients in section 5.
+#
+# </details>
+# <details><summary>Solution</summary>
+#
+# It is `"std"`. In the last block it is exactly zero, so `gate` and `up` are zero, and `down` is zero by
+# design. Their gradients are products with zero.
+#
+# </details>
+
+# %% [markdown]
+# ## Playground
+#
+# The designer once more. Try to find a pyramid with 10 million parameters in its MLPs and at least 16
+# blocks. What happens to the flat twin if you turn the pyramid upside down?
+
+# %%
+pyramid_designer()
+
+# %% [markdown]
+# *What to see: turning the pyramid upside down changes neither its parameters nor its FLOPs, and the flat
+# twin stays the same.*
+
+# %% [markdown]
+# ## Does it matter?
+#
+# Train small models on the same stories, with the same number of tokens. The default runs twice, with
+# two seeds: the gap between those two is noise. The number is bits per byte on stories that the model
+# has not seen: how many bits it needs to write down one byte of text. Lower is better. (With the preset
+# `smoke`, runs are so short that their numbers mean nothing.)
+#
+# **Predict:** which of these changes costs most?
+
+# %%
+from functools import partial
+
+from picolm_lib.course import race
+from picolm_lib.course.pyramid.designer import flat_twin
+
+TOKENS = 300_000
+flat = flat_twin(race.RUNNER)
+ends = {"mlp_ratio_first": flat.mlp_ratio_first, "mlp_ratio_last": flat.mlp_ratio_last}
+curves = {"default": race.run("default", seed=0, tokens=TOKENS),
+          "default, other seed": race.run("default, other seed", seed=1, tokens=TOKENS),
+          "flat, as many parameters": race.run("flat", tokens=TOKENS, **ends)}
+
+# %%
+full, naive = partial(probes.post_norm_gain, gain=1.0), probes.naive_init
+curves["post-norm gain 1"] = race.run("post-norm gain 1", full, tokens=TOKENS)
+curves["0.02 everywhere"] = race.run("0.02 everywhere", naive, tokens=TOKENS)
+curves["last MLP dead"] = race.run("last MLP dead", probes.silence_last_mlp, tokens=TOKENS)
+
+# %%
+from picolm_lib.course.plots import bars
+
+noise = abs(curves["default"].last - curves["default, other seed"].last)
+print(f"two seeds of the same model differ by {noise:.3f}")
+bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
+     "After the same number of tokens (lower is better)")
+
+# %% [markdown]
+# *What to see: which bars differ from the default by clearly more than its two seeds differ from each
+# other.*
+#
+# OUTCOME
+
+# %% [markdown]
+# ## Recap
+#
+# - SwiGLU multiplies values by a gate; a product can do what a sum cannot.
+# - The pyramid runs from 1.5 D to 4 D, counted from block 0 to block L − 1.
+# - RMSNorm on both sides of each part keeps the residual stream at a known scale.
+# - Zeros at the outputs start the model as nothing; the post-norm's gain of 0.1 keeps the next steps calm.
+# - Never let two zeros meet in a product: that part is dead for ever.
+
+# %% [markdown]
+# ## Three questions
+#
+# **1.** Why may `down` start at zero, while `down` and `up` together may not?
+#
+# <details><summary>Answer</summary>
+#
+# The gradient of `down` is made of what comes in, silu(gate) · up. If that is not zero, `down` moves. If
+# `up` is zero too, what comes in is zero, and what goes back to `up` passes through `down`, also zero.
+#
+# </details>
+#
+# **2.** You double all of a layer's `down` weights. With a post-norm, how does the block's output change?
+#
+# <details><summary>Answer</summary>
+#
+# Not at all, but for eps: the norm divides by the rms, which has doubled too.
+#
+# </details>
+#
+# **3.** The first loss of your new model is far from ln V. What do you look at first?
+#
+# <details><summary>Answer</summary>
+#
+# The output layer: it should be zero, so that all tokens are equally likely.
+#
+# </details>
+
+# %% [markdown]
+# ## Experiment
+#
+# Turn the pyramid upside down: `race.run("upside down", mlp_ratio_first=4.0, mlp_ratio_last=1.5)`. Does it
+# matter where the width is? Run it with three seeds before you believe it.
+
+# %% [markdown]
+# ## References
+#
+# - Noam Shazeer, "GLU Variants Improve Transformer", 2020.
+# - Biao Zhang and Rico Sennrich, "Root Mean Square Layer Normalization", 2019.
+# - Ming Ding et al., "CogView: Mastering Text-to-Image Generation via Transformers", 2021 (sandwich
+#   norm).
+# - Hongyi Zhang et al., "Fixup Initialization: Residual Learning Without Normalization", 2019.
+# - Hossein Lak, "PyramidNet: A Technique for Efficient Transformer Training with Pyramidal MLPs".
+# - Hossein Lak, "Unlocking Transformer Learning: Weight Dispersion and a Novel Depth-Aware Initialization
+#   Strategy".
+#
+# {neighbors}
