@@ -122,6 +122,14 @@ def test_the_address_stands_in_one_place_and_can_be_moved(tmp_path, monkeypatch)
         build.move("nonsense")
 
 
+def test_the_readme_names_every_notebook():
+    text = (ROOT / "README.md").read_text()
+    for source in build.SOURCES:
+        row = next(line for line in text.splitlines() if f"[{build.title(source)}]" in line)
+        assert build.badge(source.stem) in row
+        assert f"notebooks/pictures/{source.stem}.png" in row and 'alt="' in row
+
+
 def test_keeping_outputs_refuses_changed_code():
     old = built(build.SOURCES[0])
     same = build.render(build.SOURCES[0])

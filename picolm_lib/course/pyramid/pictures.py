@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,6 @@ from picolm_lib.course.plots import (
     Picture,
     canvas,
     finish,
-    lines,
 )
 from picolm_lib.model import PicoLM
 
@@ -41,13 +41,21 @@ def draw_gating(up: Sequence[float] = (-1.0, 0.5, 2.0)) -> Picture:
                           "value, which may be negative.")
 
 
-def draw_scales(scales: Mapping[str, Sequence[float]], title: str) -> Picture:
-    """The scale of the residual stream after the embedding and after every block."""
-    curves = {name: (list(range(len(values))), list(values)) for name, values in scales.items()}
-    return lines(curves, "blocks passed (0: the embedding)", "rms of the stream", title,
-                 "The stream's scale at the end: " + ", ".join(
-                     f"{name} {values[-1]:.3g}" for name, values in scales.items()) + ".",
-                 log_y=True)
+def draw_scales(scales: Mapping[str, Sequence[float]], title: str, top: float = 100.0) -> Picture:
+    """The scale of the residual stream after the embedding and after every block, up to `top`."""
+    figure, axes = canvas(3.2)
+    markers = ("o", "s", "x", "^")
+    for (name, values), marker in zip(scales.items(), markers, strict=False):
+        axes.plot(values, marker=marker, markersize=6, label=name)
+    axes.set(yscale="log", xlabel="blocks passed (0: the embedding)", ylabel="rms of the stream",
+             title=title, ylim=(None, top))
+    axes.legend(loc="lower right")
+    ends = {name: f"{values[-1]:.3g}" if values[-1] < top else f"over {top:g}"
+            for name, values in scales.items()}
+    ends |= {name: "too large for float32" for name, values in scales.items()
+             if not math.isfinite(values[-1])}
+    return finish(figure, "The stream's scale at the end: "
+                          + ", ".join(f"{name} {end}" for name, end in ends.items()) + ".")
 
 
 def draw_histograms(rows: Mapping[str, Sequence[Tensor]], label: str, title: str) -> Picture:
