@@ -358,7 +358,7 @@ assert after_steps(0.0, 5)[1] == 0 and after_steps(0.1, 5)[1] > 0
 
 # %%
 # NBVAL_CHECK_OUTPUT
-from picolm_lib.init import depth_std, init_weights
+from picolm_lib.init import depth_std
 
 nano = PRESETS["nano"].model
 print([round(depth_std(nano, layer), 4) for layer in range(4)])

@@ -57,6 +57,8 @@ pyramid = Exercise(
         "the last layer there are n_layers - 1 steps.": _widths(by_layers=True),
         "you cut off (int or //) instead of rounding to the nearest multiple: use round.":
             _widths(rounding=math.floor),
+        "the sizes are right, but they are floats, and nn.Linear wants whole numbers: call int on "
+        "each of them.": lambda *given: [float(width) for width in _library_widths(*given)],
         "you rounded up (ceil) instead of rounding to the nearest multiple: use round.":
             _widths(rounding=math.ceil),
         "your widths are not multiples of multiple_of: divide by it, round, multiply again.":
