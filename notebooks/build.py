@@ -23,7 +23,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
@@ -128,7 +128,7 @@ def build(source: Path, keep_outputs: bool) -> None:
         print(f"{source.stem}: running ...", flush=True)
         try:
             execute(notebook)
-        except CellExecutionError as error:
+        except (CellExecutionError, DeadKernelError) as error:
             sys.exit(f"error: {source.stem} stopped:\n{error}")
     nbformat.validate(notebook)
     part = path.with_suffix(".part")
