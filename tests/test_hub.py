@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,14 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.do_GET()
+
+    def do_POST(self) -> None:
+        """What is asked of some paths at once: /api/datasets/a/b/paths-info/main."""
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        kind, repository, _, _ = self._parts()
+        folder = self.repositories[f"{kind}/{repository}"]
+        self._json([self._entry(folder, folder / path) for path in asked.get("paths", ())
+                    if (folder / path).exists()])
 
     def do_GET(self) -> None:
         kind, repository, what, path = self._parts()
@@ -74,7 +83,13 @@ class Hub(BaseHTTPRequestHandler):
         if not file.is_file():
             self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
-        self._answer(200, file.read_bytes(), {"ETag": f'"{_etag(file)}"', "X-Repo-Commit": COMMIT})
+        body, status = file.read_bytes(), 200
+        headers = {"ETag": f'"{_etag(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(part[1]), min(int(part[2] or len(body)), len(body) - 1)
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+            body, status = body[first:last + 1], 206
+        self._answer(status, body, headers)
 
     def _json(self, value: object) -> None:
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

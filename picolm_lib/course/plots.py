@@ -13,20 +13,23 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, INK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#222222")
 CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 TINTS = ("#D6E8F5", "#FBE8C0", "#CDEBE1", "#F7D9C8", "#F3DEEA", "#E4E4E4")  # behind dark text
 WIDTH, DPI, COLORS = 7.0, 144, 96  # inches; dots per inch; colors of the finished PNG
+TITLE_HEIGHT, LINE_HEIGHT = 44, 33  # of token_boxes, in pixels
 STYLE = {"font.size": 9.5, "axes.titlesize": 10.5, "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.labelcolor": INK,
          "xtick.color": "#555555", "ytick.color": "#555555", "legend.frameon": False,
@@ -76,11 +79,7 @@ def finish(figure: Figure, text: str) -> Picture:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())
-    # A drawing has few colors. Naming each once makes the file several times smaller.
-    image = Image.fromarray(pixels).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return Picture(stream.getvalue(), text)
+    return _png(Image.fromarray(pixels), text)
 
 
 def plain(axes: Axes) -> Axes:
@@ -120,33 +119,52 @@ def bars(shares: dict[str, float], unit: str, title: str) -> Picture:
                                     for name, value in shares.items()) + ".")
 
 
-def token_boxes(pieces: Sequence[str], title: str, text: str, columns: int = 76,
-                most_rows: int = 14) -> Picture:
+def token_boxes(pieces: Sequence[str], title: str, text: str, colors: Sequence[str] | None = None,
+                columns: int = 76, most_rows: int = 14) -> Picture:
     """A text whose pieces have a background of their own, so that each token can be seen.
+
+    It is drawn letter by letter on a grid, without axes, since a slider wants it at once.
 
     Args:
         pieces: the text, cut into tokens. A line break is shown as a sign and breaks the line.
+        colors: the background of each piece, light enough for dark letters; None takes turns.
         columns: characters per line.
         most_rows: lines to show; the rest is left away, and the picture says so.
     """
-    cells, row, column = [], 0, 0                                    # (row, column, sign, piece)
-    for number, piece in enumerate(pieces):
-        for sign in piece:
+    colors = colors or [TINTS[number % len(TINTS)] for number in range(len(pieces))]
+    cells, row, column = [], 0, 0                                    # row, column, sign, color, gap
+    for piece, color in zip(pieces, colors, strict=True):
+        for place, sign in enumerate(piece, start=1):
             if column == columns:
                 row, column = row + 1, 0
-            cells.append((row, column, "¶" if sign == "\n" else sign, number))
+            gap = 3 if place == len(piece) else 1                    # pixels: a seam between tokens
+            cells.append((row, column, "¶" if sign == "\n" else sign, color, gap))
             row, column = (row + 1, 0) if sign == "\n" else (row, column + 1)
     rows = min(max((r for r, *_ in cells), default=0) + 1, most_rows)
     cut = any(r >= rows for r, *_ in cells)
-    figure, axes = canvas(0.35 + 0.23 * (rows + cut))
-    plain(axes).set(xlim=(0, columns), ylim=(rows + cut, 0), title=title)
-    for r, c, sign, number in cells:
+    image = Image.new("RGB", (int(WIDTH * DPI), TITLE_HEIGHT + LINE_HEIGHT * (rows + cut)), "white")
+    brush, letters = ImageDraw.Draw(image), _font("DejaVu Sans Mono", 21)
+    brush.text((image.width / 2, TITLE_HEIGHT / 2), title, INK, _font("DejaVu Sans", 21), "mm")
+    for r, c, sign, color, gap in cells:
         if r < rows:
-            axes.add_patch(mpl.patches.Rectangle((c, r + 0.06), 1, 0.88, linewidth=0,
-                                                 color=TINTS[number % len(TINTS)]))
-            axes.text(c + 0.5, r + 0.5, sign, family="monospace", fontsize=9.5, color=INK,
-                      horizontalalignment="center", verticalalignment="center")
+            left, top = c * image.width / columns, TITLE_HEIGHT + r * LINE_HEIGHT
+            right, bottom = left + image.width / columns, top + LINE_HEIGHT
+            brush.rectangle((round(left), top + 2, round(right) - gap, bottom - 2), color)
+            brush.text(((left + right) / 2, bottom - 10), sign, INK, letters, "ms")
     if cut:
-        axes.text(0, rows + 0.5, "(and so on)", fontsize=9, color="#777777",
-                  verticalalignment="center")
-    return finish(figure, text)
+        brush.text((0, image.height - 10), "(and so on)", "#777777", letters, "ls")
+    return _png(image, text)
+
+
+@cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """One of the fonts that come with matplotlib; the size is in pixels."""
+    return ImageFont.truetype(font_manager.findfont(name), size)
+
+
+def _png(image: Image.Image, text: str) -> Picture:
+    # A drawing has few colors. Naming each once makes the file several times smaller.
+    small = image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+    stream = io.BytesIO()
+    small.save(stream, "PNG", optimize=True)
+    return Picture(stream.getvalue(), text)
