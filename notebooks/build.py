@@ -23,7 +23,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
@@ -81,6 +81,7 @@ def render(source: Path) -> NotebookNode:
                          "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:03d}"
+        cell.metadata.pop("lines_to_next_cell", None)  # jupytext's, about blank lines in the source
         if "setup" in cell.metadata.get("tags", []):
             cell.source = SETUP.format(slug=slug())
         elif cell.cell_type == "markdown":
@@ -94,7 +95,7 @@ def execute(notebook: NotebookNode) -> None:
     os.environ.setdefault("PICOLM_PRESET", "nano")
     client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3",
                             resources={"metadata": {"path": str(FOLDER)}}, record_timing=False,
-                            store_widget_state=False)
+                            store_widget_state=False, extra_arguments=["--log-level=ERROR"])
     client.execute()
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
@@ -128,7 +129,7 @@ def build(source: Path, keep_outputs: bool) -> None:
         print(f"{source.stem}: running ...", flush=True)
         try:
             execute(notebook)
-        except (CellExecutionError, DeadKernelError) as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             sys.exit(f"error: {source.stem} stopped:\n{error}")
     nbformat.validate(notebook)
     part = path.with_suffix(".part")

@@ -134,18 +134,23 @@ def hub(shelf, monkeypatch) -> Iterator[str]:
     server.server_close()
 
 
-def train(folder: Path, run: str, hub: str, data: object, tokenizer: object,
-          ) -> subprocess.CompletedProcess:
-    """A run of two steps in a process of its own, with caches of its own."""
+def python(folder: Path, run: str, hub: str, *arguments: str) -> subprocess.CompletedProcess:
+    """A Python process of its own, with caches of its own."""
     kept = {name: value for name, value in os.environ.items()
             if not name.startswith("HF_") and not name.lower().endswith("_proxy")}
     return subprocess.run(
-        [sys.executable, str(ROOT / "run_train.py"), "--preset", "smoke", "--max-seq-len", "16",
-         "--d-model", "16", "--prompt", "The", "--max-steps", "2", "--device", "cpu", "--data",
-         str(data), "--tokenizer", str(tokenizer), "--run", str(folder / run)],
-        capture_output=True, text=True, timeout=300, cwd=folder,
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=300, cwd=folder,
         env={**kept, "HF_ENDPOINT": hub, "HF_HOME": str(folder / f"{run}-hf"),
              "PICOLM_CACHE": str(folder / f"{run}-cache"), "OMP_NUM_THREADS": "1"})
+
+
+def train(folder: Path, run: str, hub: str, data: object, tokenizer: object,
+          ) -> subprocess.CompletedProcess:
+    """A run of two steps."""
+    return python(
+        folder, run, hub, str(ROOT / "run_train.py"), "--preset", "smoke", "--max-seq-len", "16",
+        "--d-model", "16", "--prompt", "The", "--max-steps", "2", "--device", "cpu", "--data",
+        str(data), "--tokenizer", str(tokenizer), "--run", str(folder / run))
 
 
 def test_names_on_the_hub_train_as_the_local_folders_do(hub, shelf, tmp_path):
@@ -167,3 +172,10 @@ def test_a_name_that_the_hub_does_not_know_is_one_line(hub, tmp_path, data, toke
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr
     assert name in done.stderr
+
+
+def test_stories_come_as_a_stream(hub, tmp_path):
+    done = python(tmp_path, "stream", hub, "-c",
+                  "from picolm_lib.course.tokens import sources\n"
+                  f"print(sources.tinystories(3, {DATA!r}), len(sources.smollm({TOKENIZER!r})))")
+    assert done.stdout.strip() == f"{STORIES[30:33]} {len(bpe())}", done.stderr

@@ -1,0 +1,93 @@
+"""Looks into a byte-level BPE of the `tokenizers` library: its bytes, its merges, its pieces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from picolm_lib.tokenizer import train_bpe
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+# The library writes each byte as a letter that can be printed, so that its files stay readable.
+# Bytes that print as they are keep their place; the others get the letters from 256 on.
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+HIDDEN = [byte for byte in range(256) if byte not in PRINTABLE]
+BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): b for i, b in enumerate(HIDDEN)}
+
+
+def byte_order() -> list[int]:
+    """The 256 bytes in the order in which the library numbers them."""
+    return PRINTABLE + HIDDEN
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerFast) -> list[bytes]:
+    """Every token of a byte-level tokenizer, by id, as the bytes that it stands for.
+
+    Special tokens stand for the bytes of their name.
+    """
+    special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
+    names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    return [name.encode() if name in special else bytes(BYTE_OF[sign] for sign in name)
+            for name in names]
+
+
+def merges_of(tokenizer: PreTrainedTokenizerFast) -> list[tuple[int, int]]:
+    """The merges of a BPE in the order in which they were learned, as pairs of token ids."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    return [(model["vocab"][left], model["vocab"][right]) for left, right in model["merges"]]
+
+
+def first_merges(tokenizer: PreTrainedTokenizerFast, count: int) -> Tokenizer:
+    """The same tokenizer as it was when it had learned only `count` merges."""
+    from tokenizers import Tokenizer
+
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules["model"]["merges"] = rules["model"]["merges"][:count]
+    return Tokenizer.from_str(json.dumps(rules))
+
+
+def pieces(tokenizer: PreTrainedTokenizerFast, text: str, merges: int | None = None) -> list[str]:
+    """A text cut into its tokens.
+
+    Args:
+        merges: cut with the first so many merges only; None takes all.
+
+    Returns:
+        A string per token. Bytes that are no letter on their own are shown as \\xe2.
+    """
+    backend = tokenizer.backend_tokenizer if merges is None else first_merges(tokenizer, merges)
+    names = backend.encode(text, add_special_tokens=False).tokens
+    special = set(tokenizer.all_special_tokens)
+    return [name if name in special else
+            bytes(BYTE_OF[sign] for sign in name).decode(errors="backslashreplace")
+            for name in names]
+
+
+def paragraph_bpe(text: str, most: int) -> PreTrainedTokenizerFast:
+    """A BPE that has learned from one text alone, with at most `most` merges."""
+    return train_bpe([text], 257 + most)
+
+
+def train_variant(texts: Iterable[str], vocab_size: int, words: bool = True,
+                  single_digits: bool = True) -> PreTrainedTokenizerFast:
+    """A BPE without one of its rules, to see what the rule is for.
+
+    Args:
+        words: whether a token must lie within one word.
+        single_digits: whether each digit is a token of its own. It needs `words`.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    parts = [pre_tokenizers.Digits(individual_digits=True)] if words and single_digits else []
+    parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Sequence(parts), decoders.ByteLevel()
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocab_size, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe)
