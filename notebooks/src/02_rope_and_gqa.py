@@ -76,12 +76,11 @@ for habit, share in habits(maps, ids).items():              # share: (blocks, he
 # ## 1. Attention from scratch
 #
 # *Attention* lets a token collect information from others. Each token makes three vectors. Its
-# **query** q says what it looks for, its **key** k what it has to offer, its **value** v what it
-# hands over.
+# **query** q says what it looks for, its **key** k what it offers, its **value** v what it hands
+# over.
 #
 # The dot product of a query and a key is a **score**: large if they point the same way. Softmax
-# turns a row of scores into weights that add up to 1. The result is the sum of the values with these
-# weights.
+# turns a row of scores into weights that add up to 1. The result is the weighted sum of the values.
 #
 # A language model guesses the next token, so it must not see it. The **causal mask** sets scores of
 # later tokens to minus infinity. Their weights become 0.
@@ -604,8 +603,9 @@ print(f"{fewer:.0f} times fewer FLOPs, {faster:.1f} times faster")
 draw_writing(with_cache, without)
 
 # %% [markdown]
-# *What to see: the first new token costs the same both ways, since the prompt must be read; after
-# it, a token costs hardly more than the one before with the cache, and ever more without it.*
+# *What to see: on the left, the first new token costs the same both ways, since the prompt must be
+# read; after it, the cost stays low with the cache and climbs without it. On the right, the times
+# follow, but they jump about and lie closer together.*
 #
 # The FLOPs fall about as the count of tokens says, the time by much less. A model this small spends
 # more time on starting each operation than on the arithmetic. You can test that: with a longer text,

@@ -60,7 +60,7 @@ def draw_clocks(query_position: int = 20, key_position: int = 14, both: int = 0,
     plot.grid(True, color="#E8E8E8")
     plot.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"query at position {m} (blue), key at position {n} (orange): "
-                    f"{len(pairs)} of its {head_dim // 2} pairs", fontsize=10.5)
+                    f"{len(pairs)} of {head_dim // 2} pairs", fontsize=10.5)
     return finish(figure, f"Clocks of a query at position {m} and a key at {n}. Their distance is "
                           f"{abs(m - n)}, their score {now:.3f}.")
 

@@ -35,7 +35,7 @@ def attention_on_story(maps: Tensor, pieces: Sequence[str]) -> Playground:
     return Playground(partial(draw_story, maps, pieces),
                       layer=slider("block", layers - 1, 0, layers - 1),
                       head=slider("head", heads - 1, 0, heads - 1),
-                      token=slider("token that looks", length - 1, 1, length - 1))
+                      token=slider("token that looks", 3 * length // 4, 1, length - 1))
 
 
 def kv_cache() -> Playground:
