@@ -39,6 +39,39 @@ def test_moving_both_clocks_turns_the_hands_and_keeps_the_score():
     assert here.text.split("Their")[1] == there.text.split("Their")[1]
 
 
+def curve(head_dim: int, theta: float) -> torch.Tensor:
+    scores = torch.tensor([clocks.score(d, 0, head_dim, theta) for d in range(257)])
+    return scores / scores[0]
+
+
+def test_the_clocks_do_what_the_notebook_says():
+    assert curve(32, 1e4).argmax() == 0
+    heights = [curve(32, theta).mean() for theta in (1e2, 1e3, 1e4, 1e5, 1e6)]
+    assert heights == sorted(heights)
+    rough = [curve(head_dim, 1e4).diff().abs().mean() for head_dim in (8, 16, 32, 64, 96)]
+    assert rough == sorted(rough, reverse=True)
+    slow = [clocks.wavelengths(32, theta)[-1] for theta in (1e2, 1e4, 1e6)]
+    assert slow == sorted(slow) and clocks.wavelengths(32, 1e2)[0] == clocks.wavelengths(32, 1e6)[0]
+
+
+def test_habits_are_those_of_a_naive_loop():
+    tokens = torch.tensor([0, 5, 7, 5, 8, 7, 5])
+    maps = torch.rand(2, 3, 7, 7).tril()
+    found = record.habits(maps, tokens)
+    for layer in range(2):
+        for head in range(3):
+            one = maps[layer, head]
+            before = sum(one[t, t - 1] for t in range(2, 7)) / 5
+            first = sum(one[t, 0] for t in range(2, 7)) / 5
+            shares = [sum(one[t, s + 1] for s in range(t - 1) if tokens[s] == tokens[t])
+                      for t in (3, 5, 6)]                            # tokens that came before
+            assert found[record.JUST_BEFORE][layer, head] == pytest.approx(before.item())
+            assert found[record.FIRST][layer, head] == pytest.approx(first.item())
+            assert found[record.AFTER_THE_SAME][layer, head] == pytest.approx(
+                (sum(shares) / 3).item())
+    assert record.AFTER_THE_SAME not in record.habits(maps, torch.arange(7))
+
+
 def test_attention_maps_are_those_of_a_naive_loop(bundled):
     maps = record.attention_maps(bundled, TOKENS)
     assert maps.shape == (4, 4, 12, 12)
@@ -145,7 +178,10 @@ def test_the_patient_differs_in_its_culprit_alone(bundled):
     healthy, sick = (record.head_weights_by_distance(layer, 1e4, 40)[0] for layer in layers)
     assert healthy.std() > 0.01
     torch.testing.assert_close(sick, torch.full((40,), 1 / 40), rtol=1e-4, atol=1e-6)
-    assert len(hunt.examine().png) < 80_000
+    seen = torch.ones(12, 12, dtype=torch.bool)
+    assert hunt.change_before(bundled, TOKENS, seen) > 0.1
+    picture = hunt.examine()
+    assert len(picture.png) < 80_000 and "2.50 and 2.50 percent" in picture.text
 
 
 def make_maps() -> torch.Tensor:
@@ -154,7 +190,8 @@ def make_maps() -> torch.Tensor:
 
 @pytest.mark.parametrize("make", [
     playgrounds.clocks, playgrounds.kv_cache,
-    lambda: playgrounds.attention_layers(make_maps(), ["a", "b", "\n", "d", "e"])])
+    lambda: playgrounds.attention_layers(make_maps(), ["a", "b", "\n", "d", "e"]),
+    lambda: playgrounds.attention_on_story(make_maps(), ["a", "b", "\n", "d", "e"])])
 def test_every_slider_moves_its_picture(make):
     playground = make()
     for name, slider in playground.sliders.items():
@@ -164,6 +201,14 @@ def test_every_slider_moves_its_picture(make):
                         else slider.max if slider.value != slider.max else slider.min)
         assert playground.image.value != before, name
         assert len(playground.image.value) < 80_000
+
+
+def test_the_story_names_the_token_that_is_looked_at_most():
+    maps = torch.zeros(2, 2, 5, 5)
+    maps[1, 0, 3] = torch.tensor([0.1, 0.7, 0.1, 0.1, 0.0])
+    picture = pictures.draw_story(maps, ["a", "b", "\n", "d", "e"], layer=1, head=0, token=3)
+    assert "takes" not in picture.text and "token 3 take 70% from token 1" in picture.text
+    assert playgrounds.attention_layers(maps[:, :1, :1, :1], ["a"]).picture.png
 
 
 def test_pictures_are_small():

@@ -48,35 +48,48 @@ from picolm_lib.course.attention.record import attention_maps
 from picolm_lib.sampling import prompt_ids
 
 model, tokenizer, run = load_run("bundled")
-ids = prompt_ids(run.model, tokenizer, PROMPT)
+ids = torch.tensor(prompt_ids(run.model, tokenizer, PROMPT)[:24])  # more would be hard to read
 pieces = ["<end>"] + [tokenizer.decode([i]) for i in ids[1:]]
 
-attention_layers(attention_maps(model, torch.tensor(ids)), pieces)
+maps = attention_maps(model, ids)
+attention_layers(maps, pieces)
 
 # %% [markdown]
-# *What to see: every head has habits of its own; some look at the token just before, some at the
-# first token of the text, some from one word back to the same word earlier.*
+# *What to see: the heads differ, and each has habits; rows are dark near the diagonal where a head
+# looks at its neighbors, and in the first column where it looks at the start of the text.*
 #
+# Which head has which habit? Let the numbers say it. For three habits, this cell finds the head that
+# follows it most. The third habit is a small piece of memory: "Lily found … Lily", and the head looks
+# at "found".
+
+# %%
+from picolm_lib.course.attention.record import habits
+
+for habit, share in habits(maps, ids).items():              # share: (blocks, heads)
+    block, head = divmod(share.argmax().item(), share.shape[1])
+    print(f"{habit:<38} block {block}, head {head}: {share.max():.0%} of its attention")
+
+# %% [markdown]
 # When you have finished this notebook, you can build what makes these pictures.
 
 # %% [markdown]
 # ## 1. Attention from scratch
 #
-# A token on its own knows little. *Attention* lets it collect information from other tokens. Each
-# token makes three vectors. Its **query** q says what it looks for. Its **key** k says what it has
-# to offer. Its **value** v is what it hands over.
+# *Attention* lets a token collect information from others. Each token makes three vectors. Its
+# **query** q says what it looks for, its **key** k what it offers, its **value** v what it hands
+# over.
 #
 # The dot product of a query and a key is a **score**: large if they point the same way. Softmax
 # turns a row of scores into weights that add up to 1. The result is the weighted sum of the values.
 #
-# A language model guesses the next token, so it must not see it. The **causal mask** sets the
-# scores of later tokens to minus infinity. Their weights become exactly 0.
+# A language model guesses the next token, so it must not see it. The **causal mask** sets scores of
+# later tokens to minus infinity. Their weights become 0.
 #
-# Four letters from here on: B sequences, T tokens, H heads, E features per head (`head_dim`).
-# Start with numbers that you can check by hand.
+# Four letters: B sequences, T tokens, H heads, E features per head (`head_dim`).
 
 # %%
 # NBVAL_CHECK_OUTPUT
+# Numbers that you can check by hand.
 q = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # (T, E): three tokens, two features
 k = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
 
@@ -90,8 +103,8 @@ print(scores.masked_fill(future, float("-inf")))
 # **Predict:** the first token sees only itself. Which weight does it give to itself? And is the
 # last row allowed to look everywhere? Then run the cell.
 #
-# Scores are divided by the square root of E first. Without that, more features would mean larger
-# scores, and softmax would pick one token and forget the rest.
+# Scores are divided by the square root of E first: a sum of more products is larger, and softmax of
+# large scores picks one token and forgets the rest. Section 4 shows how.
 
 # %%
 from picolm_lib.course.attention.pictures import draw_wide_map
@@ -102,7 +115,7 @@ draw_wide_map(weights, ["first", "second", "third"], "Attention weights")
 
 # %% [markdown]
 # *What to see: every row adds up to 1, everything above the diagonal is 0, and the third token
-# looks most at the second, whose key is longest in its direction.*
+# looks alike at the second and at itself, because both scores are 2.*
 #
 # Now write it for whole batches. This is all there is to it.
 
@@ -111,7 +124,7 @@ def my_attention(q, k, v):
     """softmax(q k^T / sqrt(E)) v for (B, H, T, E) tensors, causal."""
     T, E = q.shape[-2:]
     scores = q @ k.mT / E**0.5                              # (B, H, T, T)
-    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
     weights = scores.masked_fill(future, float("-inf")).softmax(-1)
     return weights @ v                                      # (B, H, T, E)
 
@@ -147,23 +160,34 @@ assert torch.equal(my_attention(q, changed_k, changed_v)[:, :, :-1],
                    my_attention(q, k, v)[:, :, :-1])
 
 # %% [markdown]
-# Without the mask every token has read its own answer. The training loss would fall to almost
-# nothing, and the model would have learned to copy, not to write.
+# Without the mask, earlier tokens know what comes later. In training every token could read its own
+# answer, and the model would learn to copy, not to write.
+#
+# **There is a gap** in what you built. Shuffle the earlier tokens, each with its key and value.
+# **Predict:** does the last token notice? Then run the cell.
+
+# %%
+order = torch.tensor([4, 7, 0, 2, 8, 1, 6, 3, 5, 9])        # the last token stays the last
+shuffled = my_attention(q, k[:, :, order], v[:, :, order])
+moved = (shuffled - my_attention(q, k, v))[:, :, -1].abs().max()
+print(f"the last token's output changes by {moved:.4f}")
+assert moved < 1e-4
+
+# %% [markdown]
+# It does not. Attention alone does not know where a token stands: "Ben saw Lily" and "Lily saw Ben"
+# would be one.
 
 # %% [markdown]
 # ## 2. RoPE: a position is an angle
 #
-# There is a gap in what you built. Shuffle the earlier tokens together with their keys and values,
-# and the weighted sum stays the same. Attention does not know where a token stands.
-#
-# **Rotary position embedding** (RoPE) mends that with clocks. It splits the E features of a query
-# or key into E/2 pairs. Each pair is a hand on a clock: two coordinates, so a direction. At position
-# p, the hand of pair i is turned by the angle
+# **Rotary position embedding** (RoPE) closes that gap with clocks. It splits the E features of a
+# query or key into E/2 pairs. Each pair is a hand on a clock: two coordinates, so a direction. Pairs
+# are counted from i = 0. At position p, the hand of pair i is turned by the angle
 #
 # $$p \cdot \theta^{-2i/E}$$
 #
-# with a constant theta, here 10,000. Pair 0 turns one radian per token. Later pairs turn ever more
-# slowly, like minute hand and hour hand.
+# with a constant θ (theta), here 10,000. Pair 0 turns one radian per token. Later pairs turn ever
+# more slowly, like minute hand and hour hand.
 #
 # A dot product of two hands depends on the angle *between* them. Turn both by the same amount, and
 # it stays.
@@ -174,14 +198,15 @@ from picolm_lib.course.attention.playgrounds import clocks
 clocks()
 
 # %% [markdown]
-# *What to see: move "move both by" and all hands turn, but the score on the right stays; move one
-# position alone and the dot wanders along the curve.*
+# *What to see: blue hands and orange hands differ most in the fast pairs, and the dot on the curve
+# is the score that all pairs together give at this distance.*
 #
-# Three things to try:
+# Here all hands pointed to the right before they were turned. Four things to try:
 #
+# - Move "move both by". The hands turn, the score stays.
 # - Set both positions equal. All hands lie on each other, and the score is at its largest.
-# - Raise theta. The slow hands get slower, and the curve falls more gently.
-# - Raise `head_dim`. More clocks, and a smoother curve.
+# - Raise theta. The slow hands get slower, and the curve stays higher.
+# - Raise `head_dim`. There are more pairs (eight are drawn), and the curve gets smoother.
 #
 # Here are numbers that you can check with a pocket calculator: one pair, so E = 2, and one radian
 # per token.
@@ -202,11 +227,11 @@ for position, (x, y) in enumerate(apply_rope(hand, cos, sin)[0, :, 0].tolist()):
 # The hand of pair i is made of feature i and feature i + E/2: the two halves of the vector.
 
 # %%
-def my_rope(x, theta=10_000.0):
-    """Turns every pair of (B, T, H, E) queries or keys by its position's angle."""
+def my_rope(x, start=0, theta=10_000.0):
+    """Turns every pair of (B, T, H, E) queries or keys by its angle; positions from `start`."""
     T, E = x.shape[1], x.shape[3]
     speed = theta ** (-torch.arange(0, E, 2) / E)           # (E/2,) radians per token
-    angle = torch.arange(T)[:, None] * speed                # (T, E/2)
+    angle = torch.arange(start, start + T)[:, None] * speed  # (T, E/2)
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]   # (T, 1, E/2): alike for all heads
     a, b = x.chunk(2, dim=-1)                               # (B, T, H, E/2)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
@@ -222,14 +247,13 @@ show_source(apply_rope)
 # **Predict:** which of the two printed numbers is large? Then run the cell.
 
 # %%
-q, k = torch.randn(2, 1, 10, 4, 8)
+queries, keys = torch.randn(2, 1, 10, 4, 8)                 # each (B, T, H, E)
 
 def scores_from(start):
-    tables = rope_tables(torch.arange(start, start + 10), 8)
-    turned_q, turned_k = (apply_rope(t, *tables).transpose(1, 2) for t in (q, k))
+    turned_q, turned_k = (my_rope(t, start).transpose(1, 2) for t in (queries, keys))
     return turned_q @ turned_k.mT                           # (B, H, T, T)
 
-hands_moved = apply_rope(q, *rope_tables(torch.arange(5000, 5010), 8)) - my_rope(q)
+hands_moved = my_rope(queries, 5000) - my_rope(queries)
 print(f"hands moved by up to  {hands_moved.abs().max():.4f}")
 print(f"scores moved by up to {(scores_from(5000) - scores_from(0)).abs().max():.4f}")
 torch.testing.assert_close(scores_from(100), scores_from(0), rtol=1e-3, atol=1e-3)
@@ -248,8 +272,8 @@ print(far.to(torch.bfloat16))                               # all one position
 # ### How long is the memory of a clock?
 #
 # A fast hand tells near tokens apart, but after a full turn it points the same way again. A slow
-# hand never finishes a turn. So the fast pairs measure short distances, the slow ones long
-# distances.
+# hand never finishes a turn within the text. So the fast pairs measure short distances, the slow
+# ones long distances.
 
 # %%
 from picolm_lib.course.attention.clocks import draw_wavelengths
@@ -280,13 +304,13 @@ draw_long_contexts({"positions as they are": loss_by_position(model, rows),
                     "positions times 1/2": loss_by_position(model, rows, squeeze=0.5)}, 256)
 
 # %% [markdown]
-# *What to see: the loss is low within the 256 tokens of training and a little beyond, then it climbs
-# several times higher; squeezed positions are bad from the start.*
+# *What to see: the loss is low up to the dotted line and perhaps a little beyond, then it climbs to
+# more than twice as much; with squeezed positions it is high from the start.*
 #
-# So the honest answer is: RoPE does not break at unknown distances, but the model has not learned
-# them. And hands that suddenly turn at half their speed confuse a model that nobody has trained
-# further. Position interpolation needs some more training; then it works (Chen et al., 2023). That is
-# why this project's `generate` stops where the context is full.
+# RoPE computes on at unknown distances, but the model has not learned them. That is why this
+# project's `generate` stops where the context is full. And hands that suddenly turn at half their
+# speed confuse a model that nobody has trained further. Chen et al. (2023) report that position
+# interpolation works after some more training. You did not try that here.
 
 # %% [markdown]
 # ## 3. From MHA to GQA to MQA
@@ -313,8 +337,9 @@ print(f"{by_hand:,} bytes with 1 KV head, {4 * by_hand:,} with 4")
 assert by_hand == kv_cache_bytes(layers=12, kv_heads=1, head_dim=96, tokens=384)
 
 # %% [markdown]
-# For a small model this is nothing. For a larger one that serves many people it is everything. The
-# calculator begins with this project's `planned` model and 16 texts of 4,096 tokens at once.
+# For a small model this is nothing. For a larger one that serves many people it is a lot. The
+# calculator begins with this project's `planned` model, which has 10 query heads, and with 16
+# sequences of 4,096 tokens at once.
 
 # %%
 from picolm_lib.course.attention.playgrounds import kv_cache
@@ -322,8 +347,10 @@ from picolm_lib.course.attention.playgrounds import kv_cache
 kv_cache()
 
 # %% [markdown]
-# *What to see: the bytes grow in proportion to KV heads, layers, context and texts; the number of
-# query heads does not matter at all.*
+# *What to see: the bytes grow in proportion to the KV heads, and with every slider; MQA, at the
+# top, needs a tenth of what MHA needs, at the bottom.*
+#
+# The number of query heads does not matter: H is not in the formula.
 #
 # How do four query heads compute with one KV head? Copy the KV head for each of them, and use plain
 # MHA. That is easy to get right. The fast kernels do without the copy, with the same result.
@@ -331,31 +358,31 @@ kv_cache()
 # %%
 torch.manual_seed(SEED)
 H, K = 4, 2
-q = torch.randn(2, H, 10, 8)                                # (B, H, T, E)
-k, v = torch.randn(2, 2, K, 10, 8)                          # (B, K, T, E)
+four_q = torch.randn(2, H, 10, 8)                           # (B, H, T, E)
+two_k, two_v = torch.randn(2, 2, K, 10, 8)                  # each (B, K, T, E)
 
-copied_k = k.repeat_interleave(H // K, dim=1)               # heads 0, 0, 1, 1
-copied_v = v.repeat_interleave(H // K, dim=1)
-torch.testing.assert_close(my_attention(q, copied_k, copied_v), attend(q, k, v))
-print(f"{k.numel():,} numbers to keep instead of {copied_k.numel():,}, and the same result")
+copied_k = two_k.repeat_interleave(H // K, dim=1)           # heads 0, 0, 1, 1
+copied_v = two_v.repeat_interleave(H // K, dim=1)
+right = attend(four_q, two_k, two_v)
+torch.testing.assert_close(my_attention(four_q, copied_k, copied_v), right)
+print(f"{two_k.numel():,} keys to keep instead of {copied_k.numel():,}, and the same result")
 
 # %% [markdown]
-# The order matters. Query heads 0 and 1 share KV head 0. With `repeat` instead of
-# `repeat_interleave` the heads would come as 0, 1, 0, 1, and heads 1 and 2 would read the wrong
-# keys. Nothing would crash. A model loaded from elsewhere would just talk nonsense:
+# **What would go wrong** with another order? Query heads 0 and 1 share KV head 0. With `repeat`
+# instead of `repeat_interleave` the heads would come as 0, 1, 0, 1, and heads 1 and 2 would read the
+# wrong keys. Nothing crashes, but half of the result is wrong:
 
 # %%
-wrong = my_attention(q, k.repeat(1, H // K, 1, 1), v.repeat(1, H // K, 1, 1))
+wrong = my_attention(four_q, two_k.repeat(1, H // K, 1, 1), two_v.repeat(1, H // K, 1, 1))
 for head in range(H):
-    off = (wrong - attend(q, k, v))[:, head].abs().max()
+    off = (wrong - right)[:, head].abs().max()
     print(f"head {head}: off by up to {off:.2f}")
 
 # %% [markdown]
 # ## 4. QK-norm: scores that cannot explode
 #
 # A score is a product of two vectors that both come from weights. If the weights double, scores grow
-# fourfold. Softmax of large scores picks one token and ignores all others, and then its gradient is
-# almost zero: that head is stuck. In 16 bits, very large scores can even overflow.
+# fourfold. Then softmax picks one token and ignores all others.
 #
 # **QK-norm** divides each query and each key by its root mean square (RMSNorm over E). Then each has
 # length sqrt(E), and no score can be larger than
@@ -363,6 +390,9 @@ for head in range(H):
 # $$\sqrt{E} \cdot \sqrt{E} / \sqrt{E} = \sqrt{E}$$
 #
 # as long as the norm's learned gains stay at 1. For E = 32 that is 5.66.
+#
+# *Entropy* counts, in bits, over how many tokens a head spreads its attention: 6 bits are 64 tokens,
+# 0 bits are one.
 #
 # **Predict:** multiply the weights by 32. By how much do scores grow without the norm?
 
@@ -379,21 +409,36 @@ draw_scores(SCALES, found)
 # *What to see: without the norm the largest score grows with the square of the weights and the
 # entropy falls to 0, so each token looks at one single token; with it, neither curve moves.*
 #
-# *Entropy* counts, in bits, over how many tokens a head spreads its attention: 6 bits are 64 tokens,
-# 0 bits are one token.
-#
-# Build it yourself. It is one line, and PyTorch has it as `F.rms_norm`.
+# Build it yourself. It is one line, and PyTorch has it as `F.rms_norm`. By hand: the root mean square
+# of (3, 4) is sqrt((9 + 16) / 2) = 3.5355, so (3, 4) becomes (0.8485, 1.1314). And so does (30, 40).
 
 # %%
+# NBVAL_CHECK_OUTPUT
 def my_qk_norm(x, eps=1e-6):
     """Divides (..., E) vectors by their root mean square."""
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
 
-q, k = torch.randn(2, 1, 10, 4, 32) * torch.tensor([3.0, 50.0]).view(2, 1, 1, 1, 1)
-layer = model.blocks[0].attn
-torch.testing.assert_close(my_qk_norm(q) * layer.q_norm.weight, layer.q_norm(q))
-lengths = [my_qk_norm(t).norm(dim=-1).mean().item() for t in (q, k)]
-print(f"lengths {lengths[0]:.3f} and {lengths[1]:.3f}; sqrt(32) is {32**0.5:.3f}")
+for x, y in my_qk_norm(torch.tensor([[3.0, 4.0], [30.0, 40.0]])).tolist():
+    print(f"({x:.4f}, {y:.4f})  length {(x * x + y * y)**0.5:.4f}, which is sqrt(2)")
+
+# %%
+norm = model.blocks[0].attn.q_norm
+vectors = 50 * torch.randn(2, 10, 4, run.model.head_dim)    # (B, T, H, E)
+torch.testing.assert_close(my_qk_norm(vectors) * norm.weight, norm(vectors))
+show_source(type(norm))
+
+# %% [markdown]
+# **What would go wrong without it?** A head that has picked one token can hardly change its mind:
+# the gradient of softmax vanishes. And in `float16`, large scores overflow.
+
+# %%
+for scale in (1, 4, 16, 1024):
+    three = (scale * torch.tensor([1.0, 0.5, 0.0])).requires_grad_()  # three scores
+    three.softmax(-1)[0].backward()                         # how does the first weight react?
+    print(f"scores times {scale:<5} first weight {three.detach().softmax(-1)[0]:.4f}, "
+          f"largest gradient {three.grad.abs().max():.6f}")
+print("300 times 300 in float16:", (torch.tensor(300.0).half() * 300).item())
+assert three.grad.abs().max() == 0
 
 # %% [markdown]
 # ## 5. The output gate: what a head keeps back
@@ -407,8 +452,19 @@ print(f"lengths {lengths[0]:.3f} and {lengths[1]:.3f}; sqrt(32) is {32**0.5:.3f}
 #
 # $$\text{gate} = \text{sigmoid}(W_h\, q_h)$$
 #
-# with one small matrix per head, fed by the normalized query *before* RoPE. So it depends on what
-# the token is, not on where it stands. The matrix starts at zero, so all gates start at 1/2.
+# with one small matrix W for each head h, fed by the normalized query *before* RoPE, so that it does
+# not depend on where the token stands. W starts at zero, so all gates start at 1/2.
+
+# %%
+# NBVAL_CHECK_OUTPUT
+by_hand = torch.tensor([[2.0, 0.0], [0.0, -2.0]])           # W of a head with two features
+for W in (torch.zeros(2, 2), by_hand):
+    a, b = (W @ torch.tensor([1.0, 1.0])).sigmoid().tolist()
+    print(f"gates {a:.4f} and {b:.4f}")
+
+# %% [markdown]
+# The second one lets the first feature out (sigmoid of 2 is 0.88) and keeps the other back. What has
+# the bundled model learned? Here are all its gates on a story.
 
 # %%
 from picolm_lib.course.attention.pictures import draw_gates
@@ -419,47 +475,64 @@ opened = gates(model, torch.tensor(story))                  # (L, T, H, E)
 draw_gates(opened)
 
 # %% [markdown]
-# *What to see: in the first blocks most gates are rather open; in block 2, head 0 keeps most of what
-# it finds back.*
+# *What to see: all gates began at the dotted line, and training has spread them from nearly closed
+# to nearly open; a curve that is high on the left belongs to a head that keeps much back.*
 #
-# All gates began at the dotted line. Training moved them apart. Look at one head, and at the tokens
-# for which it opens most and least:
+# What does a head close? Take the one that keeps back most, and look at the tokens for which it opens
+# least and most:
 
 # %%
-mean = opened[2, :, 0].mean(-1)                             # (T,): block 2, head 0
-order = mean.argsort()
-for name, some in (("most closed", order[:6]), ("most open", order[-6:].flip(0))):
+block, head = divmod(opened.mean((1, 3)).argmin().item(), opened.shape[2])
+print(f"block {block}, head {head}")
+mean = opened[block, :, head].mean(-1)                      # (T,)
+order_of_gates = mean.argsort()
+for name, some in (("most closed", order_of_gates[:6]), ("most open", order_of_gates[-6:].flip(0))):
     print(f"{name:<12}", ", ".join(f"{tokenizer.decode([story[i]])!r} {mean[i]:.2f}" for i in some))
 
 # %% [markdown]
+# Numbers are the mean gate over the head's features, for that token: the head says much after some
+# tokens and little after others.
+#
 # Build the whole layer yourself now: projection, QK-norm, gate, RoPE, grouped attention, output. It
 # is a dozen lines. D is the width of the model. The trained weights are the library's, so the result
 # must be too.
 
 # %%
-def my_layer(x, layer, H=4, K=1):
+def my_layer(x, layer, start=0, gate_after_rope=False):
     """One attention layer for (B, T, D) inputs, with the weights of the library's layer."""
-    B, T, D = x.shape
-    q, k, v = layer.qkv(x).split((H * D // H, K * D // H, K * D // H), dim=-1)
-    q, k, v = q.view(B, T, H, -1), k.view(B, T, K, -1), v.view(B, T, K, -1)
+    B, T, _ = x.shape
+    H, K, _ = layer.heads
+    q, k, v = layer.qkv(x).view(B, T, H + 2 * K, -1).split((H, K, K), dim=2)  # (B, T, H or K, E)
     q = my_qk_norm(q) * layer.q_norm.weight
     k = my_qk_norm(k) * layer.k_norm.weight
-    gate = torch.stack([(q[:, :, h] @ layer.gate[h].T).sigmoid() for h in range(H)], dim=2)
-    q, k = my_rope(q), my_rope(k)
+    turned = my_rope(q, start, run.model.rope_theta)
+    fed = turned if gate_after_rope else q
+    gate = torch.stack([(fed[:, :, h] @ layer.gate[h].T).sigmoid() for h in range(H)], dim=2)
+    q, k = turned, my_rope(k, start, run.model.rope_theta)
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))        # (B, H or K, T, E)
     k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
     y = my_attention(q, k, v).transpose(1, 2) * gate        # (B, T, H, E)
-    return layer.out(y.reshape(B, T, D))
+    return layer.out(y.reshape(B, T, -1))
 
-x = torch.randn(2, 20, 128)
-tables = rope_tables(torch.arange(20), 32)
+states = torch.randn(2, 20, run.model.d_model)              # (B, T, D)
+tables = rope_tables(torch.arange(20), run.model.head_dim, run.model.rope_theta)
 with torch.no_grad():
-    for block in model.blocks:
-        torch.testing.assert_close(my_layer(x, block.attn), block.attn(x, *tables))
+    for layer in (block.attn for block in model.blocks):
+        torch.testing.assert_close(my_layer(states, layer), layer(states, *tables),
+                                   rtol=1e-3, atol=1e-3)
 show_source(type(layer).forward)
 
 # %% [markdown]
-# All four layers of the trained model agree with yours.
+# All layers of the trained model agree with yours.
+#
+# **What would go wrong** if the gate were fed after RoPE? Let the text begin at position 100 instead
+# of 0. All distances stay, so the layer's output should stay.
+
+# %%
+with torch.no_grad():
+    for name, after in (("before", False), ("after", True)):
+        moved = my_layer(states, layer, 100, after) - my_layer(states, layer, 0, after)
+        print(f"gate fed {name:<6} RoPE: the output moves by up to {moved.abs().max():.4f}")
 
 # %% [markdown]
 # ## 6. The KV cache: the same words, less work
@@ -494,6 +567,7 @@ cache = MyCache()
 with torch.no_grad():
     one_by_one = torch.cat([model(text[:, i:i + 1], cache) for i in range(40)], dim=1)
     torch.testing.assert_close(one_by_one, model(text), rtol=1e-3, atol=1e-3)
+    assert cache.get_seq_length() == text.shape[1]
 print(f"the same logits, and the cache holds {cache.get_seq_length()} tokens")
 
 from picolm_lib.attention import KVCache
@@ -503,8 +577,18 @@ show_source(KVCache)
 # %% [markdown]
 # The library's cache reserves its memory once. Yours copies everything for each token.
 #
-# **Predict:** how many times fewer FLOPs does the cache need for 128 new tokens? (A *FLOP* is one
-# addition or multiplication.) And is the time smaller by the same factor? Then run the cell.
+# **What would go wrong without a cache?** Nothing but the cost. Count the tokens that the model reads
+# to write 128 new ones after a prompt of 32:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+again = sum(range(32, 32 + 128))                            # all, for every new token
+once = 32 + 127                                             # the prompt, then one by one
+print(f"{again:,} tokens without a cache, {once} with it: {again / once:.0f} times fewer")
+
+# %% [markdown]
+# **Predict:** does the cache also save as many FLOPs (a *FLOP* is one addition or multiplication)?
+# And as much time? Then run the cell.
 
 # %%
 from picolm_lib.course.attention.cost import write_tokens
@@ -519,11 +603,13 @@ print(f"{fewer:.0f} times fewer FLOPs, {faster:.1f} times faster")
 draw_writing(with_cache, without)
 
 # %% [markdown]
-# *What to see: with the cache each token costs about the same; without it, each costs more than the
-# one before.*
+# *What to see: on the left, the first new token costs the same both ways, since the prompt must be
+# read; after it, the cost stays low with the cache and climbs without it. On the right, the times
+# follow, but they jump about and lie closer together.*
 #
-# The time falls by less than the FLOPs. For a model this small, starting each operation takes longer
-# than the arithmetic. The larger the model and the longer the text, the closer the two come.
+# The FLOPs fall about as the count of tokens says, the time by much less. A model this small spends
+# more time on starting each operation than on the arithmetic. You can test that: with a longer text,
+# the arithmetic without a cache grows, and the times move apart.
 
 # %% [markdown]
 # ## Your turn
@@ -656,7 +742,9 @@ checks.causal_mask(causal_mask)
 # - `"rope"`: positions are not turned into angles as they should be;
 # - `"qk_norm"`: queries and keys are not normalized.
 #
-# Three tests were made on the healthy model and on the patient.
+# Three tests were made on the healthy model and on the patient. In A and C, gray shows what the
+# healthy model does without a mask, and without QK-norm. (The scores in C are larger than sqrt(E),
+# since the norms of a trained model have learned gains.)
 
 # %%
 from picolm_lib.course.attention.hunt import examine
@@ -680,7 +768,7 @@ checks.bug_hunt(suspect)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Plot A would jump if the mask leaked. Plot C would climb if the norm were missing.
+# In A and C, does the patient go with the healthy model or with the gray one? And in B?
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -694,8 +782,22 @@ checks.bug_hunt(suspect)
 # %% [markdown]
 # ## Playground
 #
-# Write a sentence of your own, and look into any block. Try one where a name comes back, or where two
-# things have a color.
+# A whole story now. Choose a block, a head, and the token that looks: it has a frame. The darker
+# another token, the more it takes from there. Later tokens are gray: it must not see them.
+
+# %%
+from picolm_lib.course.attention.playgrounds import attention_on_story
+
+story_ids = [tokenizer.eos_token_id, *story[:100]]
+story_pieces = ["<end>"] + [tokenizer.decode([i]) for i in story_ids[1:]]
+attention_on_story(attention_maps(model, torch.tensor(story_ids)), story_pieces)
+
+# %% [markdown]
+# *What to see: which earlier words the framed token takes from; move the three sliders, and look for
+# a head that goes back to a name.*
+#
+# Now write a sentence of your own, and look into any block. Try one where a name comes back, or where
+# two things have a color.
 
 # %%
 MY_SENTENCE = "Tom has a blue hat. Ben has a red kite. Ben loves his red"  # @param {type:"string"}
@@ -705,14 +807,15 @@ my_pieces = ["<end>"] + [tokenizer.decode([i]) for i in my_ids[1:]]
 attention_layers(attention_maps(model, torch.tensor(my_ids)), my_pieces)
 
 # %% [markdown]
-# *What to see: find a head whose last row is dark at the word that decides what comes next.*
+# *What to see: the last row of each head is what the model looks at to guess the next token; is the
+# word that decides it dark in one of them?*
 
 # %% [markdown]
 # ## Does it matter?
 #
 # Now take each idea out of a small model, and train it on the same stories, with the same number of
-# tokens. The default runs twice, with two seeds. The gap between those two is noise: only a difference
-# that is clearly larger means something. **Predict** the order before you run it.
+# tokens. The default runs twice, with two seeds. The gap between those two gives a first idea of the
+# noise. **Predict** the order before you run it.
 #
 # The number is bits per byte on stories that the model has not seen: how many bits it needs to
 # write down one byte of the text. Lower is better. (With the preset `smoke`, runs are so short that
@@ -735,20 +838,22 @@ curves["no output gate"] = race.run("no output gate", variants.without_gate, tok
 # %%
 from picolm_lib.course.plots import bars
 
-noise = abs(curves["default"].last - curves["default, other seed"].last)
-print(f"two seeds of the same model differ by {noise:.3f}")
+middle = (curves["default"].last + curves["default, other seed"].last) / 2
+for name, curve in curves.items():
+    print(f"{name:<20} {curve.last - middle:+.3f} bits per byte against the mean of the defaults")
 bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
      "After the same number of tokens (lower is better)")
 
 # %% [markdown]
-# *What to see: which bars differ from the default by clearly more than its two seeds differ from each
-# other.*
+# *What to see: one bar is far longer than the others, and the rest differ by little more than two
+# seeds of one model may.*
 #
-# When this notebook was built, one idea stood out: without RoPE the loss is higher by far more than
-# the noise. The other three bars lie close to the default. MHA is no better than one shared KV head,
-# though it keeps four times the keys and values: that is why GQA is nearly free here. QK-norm and the
-# gate hardly matter in a run this short and stable. QK-norm is insurance: it pays when weights have
-# grown, as you saw in section 4. Do not believe more than your own bars show.
+# When this notebook was built, one idea stood out: without RoPE, the loss was higher by more than 0.1
+# bits per byte. All other bars lay within 0.02 of the default. MHA gained next to nothing, though it
+# keeps four times the keys and values: that is why GQA is nearly free here. Without QK-norm or
+# without the gate, runs this short and stable lost a little or nothing; two seeds are too few to tell
+# which. QK-norm is insurance: it pays when weights have grown, as you saw in section 4. Do not believe
+# more than your own bars show.
 
 # %% [markdown]
 # ## Recap
@@ -756,7 +861,7 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 # - Attention is a weighted sum of values; the causal mask keeps it from looking ahead.
 # - RoPE turns pairs of features by an angle that grows with the position; scores depend on distances.
 # - GQA shares KV heads, so that the KV cache is smaller; the result equals copied heads.
-# - QK-norm bounds the scores by sqrt(E); the output gate lets a head keep quiet.
+# - QK-norm bounds the scores by sqrt(E) times its gains; the output gate lets a head keep quiet.
 # - The KV cache gives the same logits with far fewer FLOPs, because the past does not change.
 
 # %% [markdown]
@@ -786,7 +891,8 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 # <details><summary>Answer</summary>
 #
 # After RoPE, the query of the same word points another way at each position. The gate would open or
-# close by absolute position, and the relative-shift test would fail for the layer.
+# close by absolute position, and the layer's output would change if the text began elsewhere. You
+# saw it in section 5.
 #
 # </details>
 
@@ -794,8 +900,9 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 # ## Experiment
 #
 # Train a small model with `rope_theta=100.0` and one with `rope_theta=1_000_000.0`:
-# `race.run("theta 100", rope_theta=100.0)`. Then draw `loss_by_position` for both, up to twice the
-# context of 128 tokens. Does a larger theta help a model to read on?
+# `small = race.run("theta 100", rope_theta=100.0)`. Then compare
+# `loss_by_position(small.model, rows[:, :257])` of both, with `draw_long_contexts(..., 128)`: they
+# read up to twice their context of 128 tokens. Does a larger theta help a model to read on?
 
 # %% [markdown]
 # ## References
@@ -808,6 +915,7 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 # - Joshua Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head
 #   Checkpoints", 2023.
 # - Alex Henry et al., "Query-Key Normalization for Transformers", 2020.
+# - Catherine Olsson et al., "In-context Learning and Induction Heads", 2022 (the third habit).
 # - Guangxuan Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023.
 # - Zihan Qiu et al., "Gated Attention for Large Language Models: Non-linearity, Sparsity, and
 #   Attention-Sink-Free", 2025.

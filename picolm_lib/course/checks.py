@@ -57,12 +57,14 @@ class Exercise:
             try:
                 value = answer(*used)
             except NotImplementedError:
-                value = None
+                value = ...
             except Exception as raised:
                 given.append(STOPPED)
                 error = error or raised
                 continue
-            if value is None or value is ...:
+            if value is None:
+                return Verdict(False, "Not yet: your function returns nothing; it needs a return.")
+            if value is ...:
                 return Verdict(False, "Not yet: write your answer in this cell, then run it again. "
                                       "Two hints stand below.")
             if not _same(used, arguments):

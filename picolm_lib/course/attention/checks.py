@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from picolm_lib.course.attention import rope_mistakes
 from picolm_lib.course.checks import BugHunt, Exercise
 from picolm_lib.rope import apply_rope, rope_tables
 
@@ -18,54 +19,6 @@ def _rope_cases() -> list[tuple]:
             (square.bfloat16(), *rope_tables(torch.arange(4), 8))]
 
 
-def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.chunk(2, dim=-1)
-
-
-def _along_heads(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)                      # lines up with (H, E/2)
-    first, second = _halves(x)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
-
-
-def _backwards(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return apply_rope(x, cos, -sin)
-
-
-def _no_minus(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
-    first, second = _halves(x)
-    return torch.cat((first * cos + second * sin, second * cos + first * sin), -1)
-
-
-def _interleaved(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
-
-
-def _even_odd_joined(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.cat((even * cos - odd * sin, odd * cos + even * sin), -1)
-
-
-def _halves_swapped(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = _halves(apply_rope(x, cos, sin))
-    return torch.cat((second, first), -1)
-
-
-def _overwritten(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
-    first, second = _halves(x)
-    first = first * cos - second * sin
-    return torch.cat((first, second * cos + first * sin), -1)
-
-
-def _promoted(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return apply_rope(x.float(), cos, sin)
-
-
 rotate = Exercise(
     reference=apply_rope,
     cases=_rope_cases,
@@ -73,26 +26,52 @@ rotate = Exercise(
     mistakes={
         "you rotated along the heads, not along the sequence: cos and sin have shape (T, E/2), and "
         "without a new axis for the heads PyTorch lines T up with H. Use cos[:, None].":
-            _along_heads,
+            rope_mistakes.along_heads,
         "you turned the hands the other way around: the minus belongs to first * cos - second * "
-        "sin, the plus to second * cos + first * sin.": _backwards,
+        "sin, the plus to second * cos + first * sin.": rope_mistakes.backwards,
         "the minus is missing: a rotation is (first * cos - second * sin, second * cos + first * "
-        "sin). With two pluses the hand changes its length.": _no_minus,
+        "sin). With two pluses the hand changes its length.": rope_mistakes.no_minus,
         "you paired neighboring features, 2i with 2i + 1, as in the paper. Here feature i goes "
-        "with feature i + E/2: split x in two halves.": _interleaved,
+        "with feature i + E/2: split x in two halves.": rope_mistakes.interleaved,
         "you split x into even and odd features. Here the pairs are the two halves of x: feature "
-        "i goes with feature i + E/2.": _even_odd_joined,
+        "i goes with feature i + E/2.": rope_mistakes.even_odd_joined,
         "the two halves came out in the wrong order: the first coordinates belong in front.":
-            _halves_swapped,
+            rope_mistakes.halves_swapped,
         "you overwrote the first half before the second one was computed: both need the old "
-        "values. Give the results new names.": _overwritten,
+        "values. Give the results new names.": rope_mistakes.overwritten,
         "the result should have the dtype of x. cos and sin are float32, and they pulled x up to "
-        "float32: convert them with .to(x.dtype).": _promoted,
+        "float32: convert them with .to(x.dtype).": rope_mistakes.promoted,
+        "the right numbers in the wrong places: you set the two halves down alternately. They "
+        "belong one behind the other: torch.cat, not torch.stack.": rope_mistakes.alternating,
+        "cos and sin have changed places.": lambda x, cos, sin: apply_rope(x, sin, cos),
+        "only the first half was turned. A rotation changes both coordinates of a hand.":
+            rope_mistakes.half_turned,
+        "each feature was multiplied by cos and sin, but never met its partner: the new first "
+        "half needs the second half too, and the other way around.": rope_mistakes.without_partner,
+        "in the second line the partners are mixed up: it is second * cos + first * sin.":
+            rope_mistakes.same_factors,
+        "the second line needs a plus: second * cos + first * sin. With two minuses the hand "
+        "changes its length.": rope_mistakes.two_minuses,
+        "you joined the halves along the batch: torch.cat takes axis 0 unless you say dim=-1.":
+            lambda x, cos, sin: torch.cat(rope_mistakes.halves(apply_rope(x, cos, sin))),
+        "you returned the two halves by themselves. Join them: torch.cat(..., dim=-1).":
+            lambda x, cos, sin: rope_mistakes.halves(apply_rope(x, cos, sin)),
+        "you moved the heads in front of the sequence and never moved them back. The result is "
+        "(B, T, H, E), like x.": lambda x, cos, sin: apply_rope(x, cos, sin).transpose(1, 2),
+        "all tokens were turned by the angle of the first one: every position has its own row "
+        "of cos and sin.": lambda x, cos, sin: apply_rope(x, cos[:1], sin[:1]),
+        "you made tables of your own that count from 0. Use the cos and sin that are given: a "
+        "text need not start at position 0.": rope_mistakes.from_zero,
+        "nothing was turned: x came back as it was.": lambda x, cos, sin: x,
     })
 
 
 def _expand(kv: Tensor, n_heads: int) -> Tensor:
     return kv.repeat_interleave(n_heads // kv.shape[1], dim=1)
+
+
+def _padded(kv: Tensor, n_heads: int) -> Tensor:
+    return torch.cat((kv, kv.new_zeros(kv.shape[0], n_heads - kv.shape[1], *kv.shape[2:])), dim=1)
 
 
 def _expand_cases() -> list[tuple]:
@@ -123,6 +102,22 @@ expand_kv = Exercise(
             lambda kv, n: kv.repeat_interleave(n // kv.shape[1] + 1, dim=1),
         "every query head got the first KV head. That is right for one KV head only.":
             lambda kv, n: kv[:, :1].expand(-1, n, -1, -1),
+        "every query head got the last KV head. That is right for one KV head only.":
+            lambda kv, n: kv[:, -1:].expand(-1, n, -1, -1),
+        "you averaged the KV heads. Each keeps its own keys and values, and is copied.":
+            lambda kv, n: kv.mean(1, keepdim=True).expand(-1, n, -1, -1),
+        "you divided n_heads by the batch, kv.shape[0]. The number of KV heads is kv.shape[1].":
+            lambda kv, n: kv.repeat_interleave(n // kv.shape[0], dim=1),
+        "you made as many copies as there are KV heads. It takes n_heads / n_kv_heads copies.":
+            lambda kv, n: kv.repeat_interleave(kv.shape[1], dim=1),
+        "you made two copies of each head, whatever n_heads is. It takes n_heads / n_kv_heads.":
+            lambda kv, n: kv.repeat_interleave(2, dim=1),
+        "repeat_interleave without dim flattens everything. Give it the axis of the heads: dim=1.":
+            lambda kv, n: kv.repeat_interleave(n // kv.shape[1]),
+        "nothing was copied: there must be n_heads heads on axis 1.": lambda kv, n: kv,
+        "the heads beyond the first n_kv_heads are empty. Fill them with copies.": _padded,
+        "you kept the order of neighbors, but backwards: the first query heads read the first KV "
+        "head.": lambda kv, n: _expand(kv, n).flip(1),
     })
 
 
@@ -132,7 +127,7 @@ def _mask(length: int, total: int) -> Tensor:
 
 causal_mask = Exercise(
     reference=_mask,
-    cases=lambda: [(3, 3), (2, 5), (1, 4), (4, 7)],
+    cases=lambda: [(3, 3), (2, 5), (1, 4), (4, 9)],
     praise="Right: the last row sees everything, and each row above it one token less.",
     mistakes={
         "you forgot the cache: row 0 is not position 0 but position total - length. With 2 new "
@@ -153,6 +148,32 @@ causal_mask = Exercise(
             lambda t, s: _mask(t, s).float(),
         "you returned scores to add (0 and minus infinity). Here True and False are asked for.":
             lambda t, s: torch.zeros(t, s).masked_fill(~_mask(t, s), float("-inf")),
+        "everything is True, so every token sees the future. The diagonal lies at total - length.":
+            lambda t, s: torch.ones(t, s, dtype=torch.bool),
+        "you shifted the diagonal by length, the number of new tokens. It is shifted by the number "
+        "of cached ones, total - length.": lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(t),
+        "you shifted the diagonal the wrong way: a positive number lets the queries see more.":
+            lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(t - s),
+        "you shifted the diagonal by 3, which fits the example alone. The cache holds "
+        "total - length tokens.": lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(3),
+        "there is a row for every position. Only the last `length` of them are queries: the mask "
+        "is (length, total).": lambda t, s: _mask(s, s),
+        "the cached keys are missing: there are `total` keys, not only the new ones.":
+            lambda t, s: _mask(t, t),
+        "you hid the cached tokens. New tokens see all of them: that is what a cache is for.":
+            lambda t, s: torch.cat((torch.zeros(t, s - t, dtype=torch.bool), _mask(t, t)), 1),
+        "the cached tokens are the first columns, not the last: new tokens stand at the end.":
+            lambda t, s: torch.cat((_mask(t, t), torch.ones(t, s - t, dtype=torch.bool)), 1),
+        "every query sees its own position alone. It must see all earlier ones, too.":
+            lambda t, s: _mask(t, s).triu(s - t),
+        "the mask should hold True and False, not whole numbers. Use dtype=torch.bool.":
+            lambda t, s: _mask(t, s).long(),
+        "there are axes too many: the mask is (length, total), without batch and heads.":
+            lambda t, s: _mask(t, s)[None, None],
+        "you returned a list. Make a tensor of it: torch.tensor(...).":
+            lambda t, s: _mask(t, s).tolist(),
+        "the rows run backwards: the last query stands at the last position and sees everything.":
+            lambda t, s: _mask(t, s).flip(0),
     })
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from picolm_lib.course.plots import BLUE, INK, ORANGE, Picture, canvas, finish, lines, plain
+from picolm_lib.course.plots import BLUE, INK, ORANGE, Picture, canvas, finish, plain
 from picolm_lib.rope import apply_rope, rope_tables
 
 CLOCKS = 8
@@ -59,7 +59,8 @@ def draw_clocks(query_position: int = 20, key_position: int = 14, both: int = 0,
              title=f"distance {abs(m - n)}: score {now:.3f}")
     plot.grid(True, color="#E8E8E8")
     plot.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"query at position {m} (blue), key at position {n} (orange)", fontsize=10.5)
+    figure.suptitle(f"query at position {m} (blue), key at position {n} (orange): "
+                    f"{len(pairs)} of {head_dim // 2} pairs", fontsize=10.5)
     return finish(figure, f"Clocks of a query at position {m} and a key at {n}. Their distance is "
                           f"{abs(m - n)}, their score {now:.3f}.")
 
@@ -95,11 +96,19 @@ def draw_wavelengths(head_dim: int, thetas: Sequence[float], context: int) -> Pi
 
 def draw_long_contexts(curves: dict[str, Tensor], trained: int, chunk: int = 64) -> Picture:
     """The loss by position, averaged over `chunk` neighboring positions."""
-    plotted = {}
-    for name, losses in curves.items():
+    figure, axes = canvas(3.2)
+    last = {}
+    for (name, losses), style in zip(curves.items(), ("o-", "s--", "^:"), strict=False):
         means = losses.unflatten(0, (-1, chunk)).mean(-1).tolist()
-        plotted[name] = ([chunk * i + chunk // 2 for i in range(len(means))], means)
-    last = {name: ys[-1] for name, (_, ys) in plotted.items()}
-    return lines(plotted, "position in the text (tokens)", "loss (nats per token)",
-                 f"Reading on after the {trained} tokens of training",
-                 "The loss at the end: " + ", ".join(f"{n} {v:.2f}" for n, v in last.items()) + ".")
+        axes.plot([chunk * i + chunk // 2 for i in range(len(means))], means, style, markersize=4,
+                  label=name)
+        last[name] = means[-1]
+    axes.axvline(trained, color="#888888", linestyle=":", linewidth=1.4)
+    axes.set(xlabel="position in the text (tokens)", ylabel="loss (nats per token)",
+             ylim=(0, 1.25 * axes.get_ylim()[1]),
+             title=f"Reading on after the {trained} tokens of training")
+    axes.text(trained, axes.get_ylim()[1], " trained up to here", fontsize=9, color="#555555",
+              verticalalignment="top")
+    axes.legend(loc="upper left")
+    return finish(figure, "The loss at the end: "
+                          + ", ".join(f"{n} {v:.2f}" for n, v in last.items()) + ".")

@@ -8,7 +8,7 @@ from torch import Tensor
 from picolm_lib.checkpoint import load_run
 from picolm_lib.course.attention.pictures import draw_symptoms
 from picolm_lib.course.attention.record import head_weights_by_distance, record_scores
-from picolm_lib.course.attention.variants import sick
+from picolm_lib.course.attention.variants import sick, without_qk_norm
 from picolm_lib.course.plots import Picture
 from picolm_lib.model import PicoLM
 
@@ -17,11 +17,16 @@ SCALES = (1, 2, 4, 8)
 
 
 @torch.no_grad()
-def change_before(model: PicoLM, tokens: Tensor) -> float:
-    """How far the logits of (T,) tokens move, but for the last, when the last token is another."""
+def change_before(model: PicoLM, tokens: Tensor, mask: Tensor | None = None) -> float:
+    """How far the logits of (T,) tokens move, but for the last, when the last token is another.
+
+    Args:
+        mask: (T, T), True where a token may see another. None is causal.
+    """
     other = tokens.clone()
     other[-1] = (other[-1] + 1) % model.config.vocab_size
-    return (model(other[None]) - model(tokens[None]))[:, :-1].abs().max().item()
+    before, after = (model(t[None], mask=mask)[:, :-1] for t in (tokens, other))
+    return (after - before).abs().max().item()
 
 
 @torch.no_grad()
@@ -38,16 +43,21 @@ def largest_score(model: PicoLM, tokens: Tensor, scale: float) -> float:
 
 
 def examine(run: str = "bundled", seed: int = 0) -> Picture:
-    """Three tests on a trained model and on the same model with one line of attention wrong."""
+    """Three tests on a trained model and on the same model with one line of attention wrong.
+
+    Plots A and C also show a control: the healthy model without its mask, and without QK-norm.
+    """
     generator = torch.Generator().manual_seed(seed)
     healthy, _, config = load_run(run)
-    patient = sick(load_run(run)[0])
+    patient, control = sick(load_run(run)[0]), load_run(run)[0]
+    without_qk_norm(control)
     tokens = torch.randint(0, config.model.vocab_size, (EQUAL_TOKENS,), generator=generator)
-    theta = config.model.rope_theta
-    later, distance, largest = [], [], []
-    for model in (healthy, patient):
-        later.append(change_before(model, tokens))
-        weights = head_weights_by_distance(model.blocks[0].attn, theta, EQUAL_TOKENS)
-        distance.append(weights[0])                                  # of head 0
-        largest.append([largest_score(model, tokens, scale) for scale in SCALES])
-    return draw_symptoms(tuple(later), tuple(distance), tuple(largest), SCALES)
+    everything = torch.ones(EQUAL_TOKENS, EQUAL_TOKENS, dtype=torch.bool)
+    later = (change_before(healthy, tokens), change_before(patient, tokens),
+             change_before(healthy, tokens, everything))
+    distance = [head_weights_by_distance(model.blocks[0].attn, config.model.rope_theta,
+                                         EQUAL_TOKENS) for model in (healthy, patient)]
+    head = distance[0].std(-1).argmax()                              # cares most about distance
+    largest = [[largest_score(model, tokens, scale) for scale in SCALES]
+               for model in (healthy, patient, control)]
+    return draw_symptoms(later, (distance[0][head], distance[1][head]), largest, SCALES)

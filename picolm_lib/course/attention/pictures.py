@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from picolm_lib.course.attention.cost import T4_GIB, Writing, kv_cache_bytes
-from picolm_lib.course.plots import BLUE, CYCLE, GREEN, INK, ORANGE, RED, Picture, canvas, finish
+from picolm_lib.course.plots import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    INK,
+    ORANGE,
+    RED,
+    Picture,
+    canvas,
+    finish,
+    plain,
+)
 
+BLUES = mpl.colormaps["Blues"]
+STORY_COLUMNS = 72  # characters per line
+CONTROL = "#AAAAAA"
 
 def draw_maps(maps: Tensor, pieces: Sequence[str], layer: int, title: str = "") -> Picture:
     """One block's attention maps, a panel per head.
@@ -19,26 +35,60 @@ def draw_maps(maps: Tensor, pieces: Sequence[str], layer: int, title: str = "") 
         pieces: the T tokens as text.
         layer: which block.
     """
-    heads = maps.shape[1]
-    figure, axes = canvas(2.7 if heads > 2 else 4.0, 1, heads, squeeze=False, sharey=True)
+    heads, length = maps.shape[1], maps.shape[2]
+    rows = -(-heads // 2)
+    figure, axes = canvas(0.5 + 3.1 * rows, rows, 2, squeeze=False, sharex=True, sharey=True)
     names = [piece.replace("\n", "¶") for piece in pieces]
-    for head, cell in enumerate(axes[0]):
+    size = 8.5 if length <= 18 else 7 if length <= 24 else 5
+    for spare in axes.flat[heads:]:
+        spare.remove()
+    for head, cell in enumerate(axes.flat[:heads]):
         cell.imshow(maps[layer, head].numpy(), cmap="Blues", vmin=0, vmax=1, aspect="equal")
         cell.set_title(f"head {head}", fontsize=9.5)
         cell.grid(False)
         cell.spines[:].set_visible(True)
-        cell.set_xticks(range(len(names)), names, rotation=90, fontsize=_size(len(names)))
-        cell.set_yticks(range(len(names)), names, fontsize=_size(len(names)))
+        cell.set_xticks(range(length), names, rotation=90, fontsize=size)
+        cell.set_yticks(range(length), names, fontsize=size)
         cell.tick_params(length=0, pad=1)
+    figure.supxlabel("the token that is looked at", fontsize=9.5)
+    figure.supylabel("the token that looks", fontsize=9.5)
     figure.suptitle(title or f"block {layer}: each row spreads its attention over earlier tokens",
                     fontsize=10.5)
-    share = maps[layer, :, 1:, 0].mean().item()
+    share = maps[layer, :, 1:, 0].mean().item() if length > 1 else 1.0
     return finish(figure, f"Attention maps of block {layer}. The first token receives {share:.0%} "
                           "of the attention of the others.")
 
 
-def _size(count: int) -> float:
-    return 7.5 if count <= 18 else 6.5 if count <= 24 else 5.5
+def draw_story(maps: Tensor, pieces: Sequence[str], layer: int, head: int, token: int) -> Picture:
+    """A story whose words are the darker, the more one token takes from them.
+
+    Args:
+        maps: (L, H, T, T) attention weights.
+        pieces: the T tokens as text.
+        token: the one that looks; it has a frame, and what comes after it is gray.
+    """
+    weights = maps[layer, head, token]                               # (T,)
+    places, row, column = [], 0, 0
+    for piece in pieces:
+        if column + len(piece) > STORY_COLUMNS:
+            row, column = row + 1, 0
+        places.append((row, column))
+        row, column = (row + 1, 0) if piece == "\n" else (row, column + len(piece))
+    figure, axes = canvas(0.55 + 0.25 * (row + 1))
+    plain(axes).set(xlim=(-0.3, STORY_COLUMNS + 0.3), ylim=(row + 1.1, -0.1))
+    for number, ((r, c), piece) in enumerate(zip(places, pieces, strict=True)):
+        share = (weights[number] / weights.max()).item()
+        axes.add_patch(Rectangle((c, r + 0.06), len(piece), 0.88, facecolor=BLUES(0.85 * share),
+                                 linewidth=1.8 if number == token else 0, edgecolor=RED))
+        color = "#999999" if number > token else "white" if share > 0.6 else INK
+        for offset, sign in enumerate(piece.replace("\n", "¶")):
+            axes.text(c + offset + 0.5, r + 0.5, sign, family="monospace", fontsize=9.5,
+                      color=color, horizontalalignment="center", verticalalignment="center")
+    best = weights.argmax().item()
+    axes.set_title(f"block {layer}, head {head}: token {token} {pieces[token]!r} looks most at "
+                   f"token {best} {pieces[best]!r} ({weights[best]:.0%})", fontsize=9.5)
+    return finish(figure, f"In block {layer}, head {head} lets token {token} take "
+                          f"{weights[best]:.0%} from token {best}.")
 
 
 def draw_wide_map(weights: Tensor, pieces: Sequence[str], title: str) -> Picture:
@@ -74,7 +124,8 @@ def draw_cache(kv_heads: int = 5, heads: int = 10, layers: int = 32, head_dim: i
     if 1.6 * right > T4_GIB:
         right = max(right, T4_GIB)
         axes.axvline(T4_GIB, color=RED, linestyle="--", linewidth=1.3)
-        axes.text(T4_GIB, -0.75, " all memory of a T4", fontsize=9, color=RED)
+        axes.text(T4_GIB, -0.75, " all memory of a T4 ", fontsize=9, color=RED,
+                  horizontalalignment="right" if 0.6 * right < T4_GIB else "left")
     axes.set(xlim=(0, 1.18 * right),
              xlabel="KV cache (GiB, 2 bytes per number)", ylim=(len(choices) - 0.5, -1.1),
              title=f"{heads} query heads on {kv_heads} KV heads: {chosen:.3g} GiB")
@@ -91,8 +142,11 @@ def draw_scores(scales: Sequence[float], found: dict[str, tuple[list[float], lis
         left.plot(scales, largest, "o-", color=color, markersize=4, label=name)
         right.plot(scales, entropy, "o-", color=color, markersize=4, label=name)
     left.set(xscale="log", yscale="log", xlabel="weights multiplied by", ylabel="largest |score|")
-    right.set(xscale="log", xlabel="weights multiplied by", ylabel="entropy of the weights (bits)",
-              ylim=(0, 6.3))
+    right.set(xscale="log", xlabel="weights multiplied by", ylim=(0, 6.3),
+              ylabel="entropy of the attention (bits)")
+    for cell in (left, right):
+        cell.set_xticks(scales, [f"{scale:g}" for scale in scales])
+        cell.minorticks_off()
     left.legend()
     without, with_norm = (found[name][0][-1] for name in found)
     return finish(figure, f"At {scales[-1]:g} times the weights, the largest score is "
@@ -136,34 +190,40 @@ def draw_writing(with_cache: Writing, without: Writing) -> Picture:
     return finish(figure, f"Writing with a KV cache takes {ratio:.0f} times fewer FLOPs in all.")
 
 
-def draw_symptoms(later: tuple[float, float], by_distance: tuple[Tensor, Tensor],
-                  largest: tuple[list[float], list[float]], scales: Sequence[float]) -> Picture:
-    """The bug hunt's plots, each with the healthy model (first) beside the patient (second).
+def draw_symptoms(later: Sequence[float], by_distance: tuple[Tensor, Tensor],
+                  largest: Sequence[Sequence[float]], scales: Sequence[float]) -> Picture:
+    """The bug hunt's plots: the healthy model, the patient and, in A and C, a control.
 
     Args:
-        later: change of a text's first outputs when only its last token changes.
+        later: change of a text's first outputs when only its last token changes; the control has
+            no mask.
         by_distance: (length,) attention of the last of many equal tokens, by distance.
-        largest: the largest |score| when q and k weights are multiplied by each of `scales`.
+        largest: the largest |score| when q and k weights are multiplied by each of `scales`; the
+            control has no QK-norm.
     """
-    figure, axes = canvas(3.0, 1, 3)
+    figure, axes = canvas(3.2, 1, 3)
     names, colors, styles = ("healthy", "patient"), (BLUE, ORANGE), ("-", "--")
-    bars = axes[0].bar(names, later, color=colors, width=0.5)
+    bars = axes[0].bar([*names, "no mask"], later, color=(*colors, CONTROL), width=0.6)
     axes[0].bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
-    axes[0].set(ylim=(0, 1), ylabel="change of the logits",
+    axes[0].set(ylim=(0, 1.15 * max(later) or 1), ylabel="change of the logits",
                 title="A. Change the last token:\nhow do earlier ones react?")
-    for weights, name, color in zip(by_distance, names, colors, strict=True):
-        axes[1].plot(100 * weights, color=color, label=name)
+    for weights, name, color, style in zip(by_distance, names, colors, styles, strict=True):
+        axes[1].plot(100 * weights, style, color=color, label=name)
     axes[1].set(xlabel="distance (tokens)", ylabel="attention (%)", ylim=(0, None),
                 title="B. Forty equal tokens:\nwhere does the last look?")
-    axes[1].legend(fontsize=8.5)
-    for values, name, color, style in zip(largest, names, colors, styles, strict=True):
+    for values, name, color, style in zip(largest, (*names, "no QK-norm"), (*colors, CONTROL),
+                                          (*styles, ":"), strict=True):
         axes[2].plot(scales, values, style, color=color, label=name, marker="o", markersize=4)
-    axes[2].set(xlabel="weights multiplied by", xticks=scales, ylabel="largest |score|",
-                ylim=(0, 1.3 * max(map(max, largest))),
+    axes[2].set(xlabel="weights multiplied by", ylabel="largest |score|", yscale="log",
                 title="C. Let the weights grow:\nhow large are the scores?")
+    axes[2].set_xticks(scales)
     for cell in axes:
         cell.title.set_fontsize(9)
-    return finish(figure, f"A: change {later[0]:.2f} and {later[1]:.2f}. B: the patient's "
-                          f"attention lies between {100 * by_distance[1].min():.2f} and "
-                          f"{100 * by_distance[1].max():.2f} percent at every distance. "
-                          f"C: scores up to {max(largest[1]):.1f} in both.")
+        cell.tick_params(labelsize=8.5)
+    axes[1].legend(fontsize=8.5)
+    axes[2].legend(fontsize=8.5)
+    return finish(figure, f"A: change {later[0]:.2f} and {later[1]:.2f}, {later[2]:.2f} without a "
+                          f"mask. B: the patient's attention lies between "
+                          f"{100 * by_distance[1].min():.2f} and {100 * by_distance[1].max():.2f} "
+                          f"percent at every distance. C: scores up to {max(largest[0]):.1f} and "
+                          f"{max(largest[1]):.1f}, {max(largest[2]):.0f} without QK-norm.")

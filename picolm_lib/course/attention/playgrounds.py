@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from picolm_lib.course.attention.clocks import draw_clocks
-from picolm_lib.course.attention.pictures import draw_cache, draw_maps
+from picolm_lib.course.attention.pictures import draw_cache, draw_maps, draw_story
 from picolm_lib.course.widgets import Playground, slider, steps
 
 
@@ -27,6 +27,15 @@ def attention_layers(maps: Tensor, pieces: Sequence[str]) -> Playground:
     """A slider over the blocks of (L, H, T, T) attention maps."""
     return Playground(partial(draw_maps, maps, pieces),
                       layer=slider("block", len(maps) - 1, 0, len(maps) - 1))
+
+
+def attention_on_story(maps: Tensor, pieces: Sequence[str]) -> Playground:
+    """Sliders over blocks, heads and the tokens of a whole story: (L, H, T, T) attention maps."""
+    layers, heads, length, _ = maps.shape
+    return Playground(partial(draw_story, maps, pieces),
+                      layer=slider("block", layers - 1, 0, layers - 1),
+                      head=slider("head", heads - 1, 0, heads - 1),
+                      token=slider("token that looks", 3 * length // 4, 1, length - 1))
 
 
 def kv_cache() -> Playground:

@@ -15,6 +15,9 @@ from picolm_lib.attention import Attention
 from picolm_lib.model import PicoLM
 from picolm_lib.rope import rope_tables
 
+JUST_BEFORE, FIRST, AFTER_THE_SAME = (
+    "the token just before", "the first token", "what followed the same token earlier")
+
 
 def attention_scores(q: Tensor, k: Tensor) -> Tensor:
     """q.k / sqrt(E) of (B, H, T, E) queries and (B, K, T, E) keys: (B, H, T, T)."""
@@ -25,7 +28,7 @@ def attention_scores(q: Tensor, k: Tensor) -> Tensor:
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """The same scores with the causal mask, after softmax."""
     scores = attention_scores(q, k)                                  # (B, H, T, T)
-    future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
     return scores.masked_fill(future, float("-inf")).softmax(-1)
 
 
@@ -36,7 +39,7 @@ def recorded(what: Callable[[Tensor, Tensor], Tensor]) -> Iterator[list[Tensor]]
     attend = attention.attend
 
     def spy(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        records.append(what(q, k)[0])
+        records.append(what(q, k)[0].cpu())
         return attend(q, k, v, mask)
 
     with patch.object(attention, "attend", spy), torch.no_grad():
@@ -53,14 +56,39 @@ def attention_maps(model: PicoLM, tokens: Tensor) -> Tensor:
         (L, H, T, T): row t of a map says how token t spreads its attention over tokens 0 to t.
     """
     with recorded(attention_weights) as maps:
-        model(tokens[None])
+        model(_beside(model, tokens)[None])
     return torch.stack(maps)                                         # (L, H, T, T)
+
+
+def habits(maps: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """Where heads like to look: name of the habit -> the mean share of attention, (L, H).
+
+    The third habit is known as induction: after "Lily found ... Lily" such a head looks at "found".
+    It is measured on tokens that have occurred before, and is left out if there are none.
+    Source: Catherine Olsson et al., "In-context Learning and Induction Heads", 2022.
+
+    Args:
+        maps: (L, H, T, T) from `attention_maps`, T at least 3.
+        tokens: (T,), the tokens that were read.
+    """
+    same = (tokens[:, None] == tokens).tril(-1)                      # (T, T): the same one earlier
+    follows = same.roll(1, dims=1).tril(-1)                          # and the place after it
+    found = {JUST_BEFORE: maps.diagonal(-1, -2, -1)[..., 1:].mean(-1),
+             FIRST: maps[..., 2:, 0].mean(-1)}
+    if follows.any():
+        found[AFTER_THE_SAME] = (maps * follows).sum(-1)[..., follows.any(1)].mean(-1)
+    return found
+
+
+def _beside(model: PicoLM, tokens: Tensor) -> Tensor:
+    """The tokens on the model's device: a model that was trained here may be on a GPU."""
+    return tokens.to(model.embedding.weight.device)
 
 
 def record_scores(model: PicoLM, tokens: Tensor) -> Tensor:
     """The scores of all blocks before mask and softmax, for (T,) tokens: (L, H, T, T)."""
     with recorded(attention_scores) as scores:
-        model(tokens[None])
+        model(_beside(model, tokens)[None])
     return torch.stack(scores)                                       # (L, H, T, T)
 
 
@@ -71,11 +99,11 @@ def gates(model: PicoLM, tokens: Tensor) -> Tensor:
     gate = Attention._gate
 
     def spy(self: Attention, q: Tensor) -> Tensor:
-        opened.append(gate(self, q)[0])
+        opened.append(gate(self, q)[0].float().cpu())
         return gate(self, q)
 
     with patch.object(Attention, "_gate", spy):
-        model(tokens[None])
+        model(_beside(model, tokens)[None])
     return torch.stack(opened)                                       # (L, T, H, E)
 
 
@@ -90,10 +118,11 @@ def loss_by_position(model: PicoLM, tokens: Tensor, squeeze: float = 1.0) -> Ten
     Returns:
         (T,), the mean over the B rows.
     """
+    tokens = _beside(model, tokens)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]                  # (B, T)
-    positions = squeeze * torch.arange(inputs.shape[1])
+    positions = squeeze * torch.arange(inputs.shape[1], device=tokens.device)
     logits = model(inputs, positions=positions)                      # (B, T, V)
-    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(0)
+    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(0).cpu()
 
 
 def head_weights_by_distance(layer: Attention, theta: float, length: int) -> Tensor:
@@ -104,5 +133,6 @@ def head_weights_by_distance(layer: Attention, theta: float, length: int) -> Ten
     """
     x = layer.qkv.weight.new_ones(1, length, layer.qkv.in_features)  # (B, T, D), all alike
     with recorded(attention_weights) as maps:
-        layer(x, *rope_tables(torch.arange(length), layer.qkv.in_features // layer.heads[0], theta))
+        layer(x, *rope_tables(torch.arange(length, device=x.device), layer.q_norm.weight.numel(),
+                              theta))
     return maps[0][:, -1].flip(-1)                                   # (H, length)
