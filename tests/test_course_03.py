@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from picolm_lib.config import PRESETS, PicoConfig
-from picolm_lib.course.pyramid import designer, hunt, pictures, probes
+from picolm_lib.course.pyramid import designer, hunt, pictures, probes, stream
 from picolm_lib.model import PicoLM, count_parameters
 
 SMALL = PicoConfig(vocab_size=50, max_seq_len=16, n_layers=3, d_model=32, n_heads=4, multiple_of=8)
@@ -30,13 +30,67 @@ def test_the_flat_twin_is_flat_and_as_large():
     assert flat.parameters == pytest.approx(pyramid.parameters, rel=0.02)
 
 
-def test_every_slider_of_the_designer_moves_the_picture():
-    playground = designer.pyramid_designer()
+@pytest.mark.parametrize("make", [designer.pyramid_designer, stream.stream_playground])
+def test_every_slider_moves_the_picture(make):
+    playground = make()
     for name, slider in playground.sliders.items():
         before = playground.image.value
-        slider.value = slider.min
+        slider.value = slider.options[-2] if hasattr(slider, "options") else slider.min
         assert playground.image.value != before, name
         assert len(playground.image.value) < 80_000
+
+
+def test_the_designer_draws_any_number_of_blocks():
+    for layers in (1, 16, 17, 32):
+        picture = designer.draw_pyramid(4.0, 0.5, layers)
+        assert f"over {layers} blocks" in picture.text and len(picture.png) < 80_000
+
+
+def test_the_stream_of_a_random_model():
+    narrow, wide = (stream.measure(6, std, 1.0, "before and after") for std in (0.05, 0.2))
+    for block in range(1, 7):  # two parts of rms 1 for each block, whatever the weights
+        for found in (narrow, wide):
+            grown = found.scale[block] ** 2 - found.scale[block - 1] ** 2
+            assert grown == pytest.approx(2, rel=0.5)
+    before = [stream.measure(6, std, 1.0, "before").scale[-1] for std in (0.05, 0.2)]
+    assert before[1] > 4 * before[0]                                 # as large as the weights
+    still = stream.measure(6, 0.05, 0.0, "before and after")
+    assert still.scale == pytest.approx([still.scale[0]] * 7, rel=1e-5)
+    assert still.likeness == pytest.approx([1.0] * 7, rel=1e-5)
+    quiet = stream.measure(6, 0.05, 0.1, "before and after")
+    assert quiet.likeness[-1] > 0.7 > 0.4 > narrow.likeness[-1]
+    assert "too large for float32" in stream.draw_stream(24, 0.2, 1.0, "none").text
+    assert f"{quiet.scale[-1]:.3g}" in stream.draw_stream(6, 0.05, 0.1).text
+
+
+def test_the_streams_states_are_those_of_the_forward_pass(randomize):
+    model = randomize(PicoLM(SMALL))
+    states = probes.stream_states(model, TOKENS)
+    torch.testing.assert_close(states[0], model.embedding.weight[TOKENS] * 32**0.5)
+    with torch.no_grad():
+        torch.testing.assert_close(model.output(model.final_norm(states[-1])), model(TOKENS))
+
+
+def test_the_patient_differs_in_its_culprit_alone():
+    config = PicoConfig(vocab_size=50, max_seq_len=32, n_layers=3, d_model=64, n_heads=4)
+    tokens = torch.randint(50, (2, 32), generator=torch.Generator().manual_seed(0))
+    healthy, patient = PicoLM(config), hunt.patient(config)
+    first, last = (patient.blocks[i].attn.qkv.weight for i in (0, -1))
+    assert torch.equal(first, last)
+    assert not torch.equal(healthy.blocks[0].attn.qkv.weight, healthy.blocks[-1].attn.qkv.weight)
+    well, ill = (hunt.symptoms(model, tokens) for model in (healthy, patient))
+    assert well.parameters == ill.parameters == [count_parameters(b) for b in healthy.blocks]
+    assert ill.loudness == pytest.approx(well.loudness, rel=0.15)
+    assert ill.loudness[0] > 2 * ill.loudness[-1]
+    torch.testing.assert_close(ill.looks.sum(-1), torch.ones(3))
+    torch.testing.assert_close(ill.looks, ill.looks[:1].expand(3, -1))
+    assert (well.looks - well.looks[0]).abs().max() > 0.02
+    sets = ({name for name, p in model.named_parameters() if not p.any()}
+            for model in (healthy, patient))
+    assert next(sets) == next(sets)
+    targets = tokens.roll(-1, 1)
+    assert patient.loss(tokens, targets).item() == pytest.approx(math.log(50), rel=1e-5)
+    assert probes.dead_parameters(patient, tokens, targets) == []
 
 
 def test_the_parameter_table_adds_up():
@@ -49,6 +103,15 @@ def test_the_parameter_table_adds_up():
         parts = [int(numbers[part][2 * column].replace(",", ""))
                  for part in ("embedding", "attention", "mlp", "norms", "output")]
         assert sum(parts) == total
+
+
+def test_the_shares_are_those_of_the_parameters():
+    counts = designer.parameter_counts("pico")
+    model = PRESETS["pico"].model
+    assert counts["embedding"] == counts["output"] == model.vocab_size * model.d_model
+    assert counts["mlp"] == designer.stack(model).parameters
+    picture = designer.draw_parameters("pico", "planned")
+    assert "pico: MLPs 26%" in picture.text and len(picture.png) < 80_000
 
 
 def test_the_streams_scale_by_hand(randomize):
@@ -108,10 +171,12 @@ def test_pictures_are_small_and_say_what_they_show(randomize):
     shown = [pictures.draw_gating(), pictures.draw_norm_trap(),
              pictures.draw_scales({"a": [1, 2, 4]}, "t"), pictures.draw_gradients({"m": norms}),
              pictures.draw_histograms({"a": active, "b": [active[0] * 0, *active[1:]]}, "x", "t"),
-             hunt.examine_gradients(SMALL, TOKENS, targets), hunt.examine_weights(SMALL)]
+             hunt.examine(SMALL, TOKENS),
+             pictures.draw_gradients({"m": {**norms, "MLP up": [0.0] * 3}})]
     for picture in shown:
         assert len(picture.png) < 80_000
-    assert shown[-2].text.startswith("Gradients by block. 2 matrices")
+    assert shown[-1].text.startswith("Gradients by block. 3 matrices")
+    assert "0.00 (patient)" in shown[-2].text
     assert "by 1,000" in shown[1].text or "by 707" in shown[1].text or "by 1,00" in shown[1].text
 
 

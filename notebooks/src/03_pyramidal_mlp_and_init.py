@@ -7,7 +7,7 @@
 #
 # - build SwiGLU, RMSNorm and a whole block, and swap them into the library's model;
 # - design a pyramid of MLP widths, and say what it costs;
-# - choose initial values so that every layer learns from the first step on, and find one that does not.
+# - choose initial values so that every layer learns, and find a layer that does not.
 #
 # **Before you start:** Python, and a little PyTorch (tensors, autograd, `nn.Module`). Attention is
 # explained in notebook 02; here you only need to know that it mixes tokens.
@@ -33,9 +33,11 @@ SEED = 0  # @param {type:"integer"}
 # %% [markdown]
 # ## First, build a pyramid
 #
-# A language model is a pile of *blocks*. Each has attention, which mixes tokens, and an **MLP**, which
-# works on every token alone. Usually all MLPs have the same width. Here the early ones are narrow and
-# the late ones wide. Move the sliders. D is the width of the model, 384 here.
+# A language model is a pile of *blocks*. Each has attention, which mixes tokens (pieces of text), and
+# an **MLP**, which works on every token alone: it makes a vector wider, changes it, and makes it narrow
+# again. Usually all MLPs have the same width inside. Here the early ones are narrow and the late ones
+# wide. Move the sliders. D is the width of the model, the length of a token's vector, 384 here. A *FLOP*
+# is one addition or multiplication; a parameter costs two of them per token.
 
 # %% tags=["cover"]
 from picolm_lib.course.pyramid.designer import pyramid_designer
@@ -65,8 +67,8 @@ from picolm_lib.course.pyramid.pictures import draw_gating
 draw_gating()
 
 # %% [markdown]
-# *What to see: on the right, a closed gate (negative) lets almost nothing through, whatever `up` says;
-# an open gate passes it on, larger and with its sign.*
+# *What to see: on the right, a gate well below zero lets almost nothing through, whatever `up` says; a
+# gate above zero passes `up` on with its sign, the more the wider it is open.*
 #
 # Check one by hand. silu(2) is 2 · sigmoid(2) = 2 · 0.8808 = 1.7616. If `up` is −3, the product is
 # −5.2848.
@@ -137,8 +139,14 @@ def fit(network, steps=500):
 def relu_mlp():
     return nn.Sequential(nn.Linear(2, 12, False), nn.ReLU(), nn.Linear(12, 2, False))
 
-print(f"ReLU: mean squared error {fit(relu_mlp):.4f}")
-print(f"SwiGLU: mean squared error {fit(lambda: MyMLP(2, 8)):.4f}")
+def my_small_mlp():
+    return MyMLP(2, 8)
+
+errors = {}
+for name, network in (("ReLU", relu_mlp), ("SwiGLU", my_small_mlp)):
+    size, errors[name] = sum(p.numel() for p in network().parameters()), fit(network)
+    print(f"{name:<6} {size} parameters, mean squared error {errors[name]:.4f}")
+assert errors["SwiGLU"] < errors["ReLU"]
 
 # %% [markdown]
 # With the same number of parameters, the gate comes closer to the product. That is one task, made to
@@ -152,8 +160,8 @@ print(f"SwiGLU: mean squared error {fit(lambda: MyMLP(2, 8)):.4f}")
 #
 # $$m \cdot \text{round}\left(\frac{D}{m} \cdot \left(1.5 + (4.0 - 1.5)\,\frac{l}{L-1}\right)\right)$$
 #
-# Blocks are counted from 0. So the first has 1.5 D, the last 4 D. Widths are rounded to a multiple of
-# m = 32, because processors like round numbers.
+# Blocks are counted from 0. So the fraction runs from 0 to 1, the first block has 1.5 D, the last 4 D.
+# Widths are rounded to a multiple of m = 32, because processors like round numbers.
 #
 # By hand, for `nano` (D = 128, L = 4): 192, then 298.7, 405.3 and 512. Rounded to multiples of 32: 192,
 # 288, 416, 512.
@@ -173,12 +181,40 @@ for name in ("nano", "pico"):
     assert my_widths(config.d_model, config.n_layers) == pyramid_widths(config)
     print(name, my_widths(config.d_model, config.n_layers))
 
+# %%
+show_source(pyramid_widths)
+
 # %% [markdown]
+# **What would go wrong** with a small slip? Count from 1 by mistake, or divide by L:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+D, L = 128, 4
+for name, places in (("right", [0, 1, 2, 3]), ("counted from 1", [1, 2, 3, 4])):
+    print(f"{name:<16}", [32 * round(D * (1.5 + 2.5 * i / (L - 1)) / 32) for i in places])
+print(f"{'divided by L':<16}", [32 * round(D * (1.5 + 2.5 * i / L) / 32) for i in range(L)])
+
+# %% [markdown]
+# Nothing crashes. You get another model than you think, too large or too small, and weights that do not
+# fit the one that somebody else has trained.
+#
 # Why narrow at first? The idea of Hossein Lak's PyramidNet: early blocks work out simple things, late
 # ones combine many. Whether it helps, you measure at the end.
 #
-# Where do the parameters go? The models below exist on PyTorch's *meta device*: they have shapes, but
-# no memory. So even `planned` fits into your notebook.
+# Where do the parameters go? Here are two of the course's models: `pico`, which you train on a T4, and
+# `planned`, a much larger one. Below they exist on PyTorch's *meta device*: they have shapes, but no
+# memory. So even `planned` fits into your notebook.
+#
+# **Predict:** which part of `pico` is the largest, and which part of `planned`?
+
+# %%
+from picolm_lib.course.pyramid.designer import draw_parameters
+
+draw_parameters("pico", "planned")
+
+# %% [markdown]
+# *What to see: the tables of words, embedding and output, are most of `pico`; in the larger model the
+# MLPs are most, and norms are too few to be seen in either.*
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -187,24 +223,27 @@ from picolm_lib.course.pyramid.designer import parameter_table
 print(parameter_table("pico", "planned"))
 
 # %% [markdown]
-# Two thirds of `pico` are its two tables of words, embedding and output. In `planned` they shrink to an
-# eighth, and the MLPs hold most. The last line counts 16 bytes per parameter: weight, gradient and
-# AdamW's two averages, in float32.
+# Two thirds of `pico` are embedding and output. In `planned` they shrink to an eighth. A *trained* token
+# costs three times the FLOPs of a read one, since the way back takes twice the way there. The last line
+# counts 16 bytes per parameter: weight, gradient and two averages that the optimizer AdamW keeps, all in
+# float32.
 
 # %% [markdown]
 # ## 3. RMSNorm and the residual stream
 #
-# Every block *adds* its results to a running vector, the **residual stream**. If each adds something
-# large, the stream grows, and later blocks drown in it.
+# A block has two *parts*, attention and the MLP. Each *adds* its result to a running vector, the
+# **residual stream**. If each adds something large, the stream grows, and what was there first drowns.
 #
 # **RMSNorm** divides a vector by its *root mean square* (rms), the square root of the mean of its
-# squares, and multiplies each feature by a learned gain. The result has rms 1, if the gains are 1.
+# squares, and multiplies each feature by a learned *gain*. With gains of 1, the result has rms 1.
 #
-# PicoLM has a norm before *and* after each part, a **sandwich**. The first gives the part an input of
-# known scale. The second gives its result a known scale. And the embedding is multiplied by sqrt(D), so
-# that the stream does not start too small.
-#
-# By hand: (3, 4) has the mean square 12.5 and the rms 3.5355. So it becomes (0.8485, 1.1314).
+# PicoLM has a norm before and a *post-norm* after each part, a **sandwich**. The first gives the part an
+# input of known scale, the second its result. The embedding is multiplied by sqrt(D), so that the stream
+# does not start too small.
+
+# %% [markdown]
+# By hand: (3, 4) has the mean square 12.5 and the rms 3.5355. So it becomes (0.8485, 1.1314). A tiny
+# number **eps**, 10⁻⁶, is added to the mean square, so that zeros are not divided by zero.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -230,7 +269,8 @@ torch.testing.assert_close(MyRMSNorm(16)(x), RMSNorm(16, eps=1e-6)(x))
 show_source(RMSNorm)
 
 # %% [markdown]
-# Now watch the stream in 12 blocks of random weights. Take out one idea at a time.
+# Now watch the stream in 12 blocks of random weights. Their standard deviation is 0.15, larger than in
+# a real model, so that you see the differences. Take out one idea at a time.
 #
 # **Predict:** without any norm, does the stream shrink, stay, or explode? Then run the cell.
 
@@ -261,48 +301,84 @@ draw_scales({
 }, "The residual stream, block by block")
 
 # %% [markdown]
-# *What to see: with the sandwich the stream grows slowly, because every part adds a vector of rms 1;
-# with only the norm before, it is as large as the weights make it; without any norm it explodes and
-# leaves the plot (the axis is logarithmic).*
+# *What to see: with the sandwich the stream grows slowly, because every part adds a vector of rms 1, and
+# the norm after is enough for that (two curves lie on each other); with only the norm before, the stream
+# is larger; without any norm it explodes and leaves the plot (the axis is logarithmic).*
 #
-# And the sqrt(D)? Embeddings are drawn with a small standard deviation, 0.02. Times sqrt(128) that is
-# 0.23.
+# So what is the norm *before* for? Look at the numbers inside the MLPs, where `silu(gate) · up` stands.
 
 # %%
+def inside(*changes):
+    """rms inside the first and the last MLP, with the same random weights as above."""
+    model = PicoLM(deep)
+    probes.naive_init(model, 0.15)
+    for change in changes:
+        change(model)
+    found = probes.activations(model, tokens)
+    return probes.rms(found[0]), probes.rms(found[-1])
+
+for name, changes in (("sandwich", ()), ("only the norm after", (probes.without_pre_norms,))):
+    first, last = inside(*changes)
+    print(f"{name:<20} first MLP {first:6.1f}, last MLP {last:6.1f}")
+assert inside(probes.without_pre_norms)[1] > 5 * inside()[1]
+
+# %% [markdown]
+# Without the norm before, the stream's growth goes straight into the part, and its square comes out of
+# the product. In float16, that ends somewhere.
+#
+# And the sqrt(D)? Embeddings are drawn with a small standard deviation, 0.02. Times sqrt(128) that is
+# 0.23. How much of the stream is still the token itself after one block? (Count in mean squares: those of
+# unrelated vectors add up.)
+
+# %%
+from functools import partial
+
+
 def without_embedding_scale(model):
     model.embedding.weight.data /= model.config.d_model**0.5
 
-plain, small = scales(std=0.02), scales(without_embedding_scale, std=0.02)
-print(f"stream after the embedding: {plain[0]:.3f}; without sqrt(D): {small[0]:.3f}")
-print(f"added by the first block:   {(plain[1]**2 - plain[0]**2) ** 0.5:.3f}")
-share = [start**2 / end**2 for start, end in ((plain[0], plain[1]), (small[0], small[1]))]
-print(f"share of the token itself after one block: {share[0]:.1%}; without sqrt(D): {share[1]:.2%}")
-assert abs(plain[0] / small[0] - 128**0.5) < 0.01
+low_gain = partial(probes.post_norm_gain, gain=0.1)
+for name, changes in (("with sqrt(D)", ()), ("without sqrt(D)", (without_embedding_scale,)),
+                      ("with sqrt(D), gain 0.1", (low_gain,))):
+    start, end = scales(*changes, std=0.02)[:2]
+    print(f"{name:<23} embedding {start:.3f}, after one block {end:.3f}: {start**2 / end**2:.2%} left")
 
 # %% [markdown]
-# With full gains, one block drowns the token that the stream began with, and without sqrt(D) nothing of
-# it is left. That is one more reason why PicoLM's post-norms start with a gain of 0.1, as you will see.
+# With full gains, one block leaves a few percent of the token that the stream began with, and without
+# sqrt(D) hardly anything. With a gain of 0.1 in the post-norms most of it is left. PicoLM starts with
+# that gain. You will see a second reason for it next.
 
 # %% [markdown]
 # ## 4. Initial values, part one: start as nothing
 #
 # PicoLM sets the last matrix of each part to **zero**: attention's `out`, the MLP's `down`, and the
 # output layer. So at first each block adds nothing, and every token is predicted with the same
-# probability. The first loss is exactly ln V, with V the size of the vocabulary.
+# probability. The first loss is exactly ln V, with V the size of the vocabulary, here 512.
 #
-# Does a zero matrix ever learn? Its gradient is (what comes in) times (what is asked of it). What comes
-# in is not zero, so it moves at the first step. What must never happen is a *product of two zeros*: then
-# each waits for the other.
+# Does a zero matrix ever learn? Its gradient is (what comes in) times (what is asked of it). As long as
+# neither is zero, it moves. What must never happen is a *product of two zeros*: then each waits for the
+# other.
+#
+# **Predict:** the output layer is zero. Which matrices have a gradient at the first step?
 
 # %%
 import math
 
-model = PicoLM(deep)
-losses = probes.take_steps(model, tokens, tokens.roll(-1, 1), 3)
-print("loss before each step:", ", ".join(f"{loss:.4f}" for loss in losses))
-assert abs(losses[0] - math.log(512)) < 1e-3
+model, targets = PicoLM(deep), tokens.roll(-1, 1)
+for step in (1, 2, 3):
+    found = probes.gradients(model, tokens, targets)
+    awake = [name for name, gradient in found.items() if gradient.any() and gradient.ndim > 1]
+    first = [name for name in awake if "blocks" not in name or "blocks.0" in name]
+    loss = probes.take_steps(model, tokens, targets)[0]
+    print(f"step {step}: loss {loss:.4f}, {len(awake)} matrices awake:", ", ".join(first[:7]))
+    assert step > 1 or abs(loss - math.log(512)) < 1e-3
+print(f"ln 512 = {math.log(512):.4f} (names are those of block 0; the other blocks are like it)")
 
 # %% [markdown]
+# The model wakes up from its end, in three steps. First the output layer: what comes in is not zero, and
+# each token asks for another answer. Then `out` and `down`, since the output layer now passes something
+# back. Then everything behind them.
+#
 # **The post-norm trap.** A zero that goes into a norm is a steep place. RMSNorm divides by the rms, so a
 # tiny input is blown up to rms 1.
 
@@ -313,12 +389,21 @@ draw_norm_trap()
 
 # %% [markdown]
 # *What to see: inputs down to 0.01 come out at full size; near zero, the norm multiplies by
-# 1/sqrt(eps) = 1,000, and gradients too.*
+# 1/sqrt(eps) = 1,000.*
 #
+# What goes back is multiplied, too. Send a gradient of 1 through the norm at zero:
+
+# %%
+# NBVAL_CHECK_OUTPUT
+zero = torch.zeros(4, requires_grad=True)
+MyRMSNorm(4)(zero).sum().backward()
+print([round(value) for value in zero.grad.tolist()])
+
+# %% [markdown]
 # So "start as nothing" lasts for one step only. Then the norm brings each part to full scale, however
 # small its weights are. The way out is the norm's gain: it scales what comes after the division. Look at
-# the stream after two and five steps, for three gains. (The first step moves only the output layer. As
-# long as that is zero, nothing comes back to the blocks.)
+# the stream after two and five steps, for three gains. (The first step moves only the output layer, as
+# you saw.)
 #
 # **Predict:** a gain of exactly 0 seems the safest. Is it?
 
@@ -327,7 +412,7 @@ def after_steps(gain, steps):
     """The stream's rms at the end, and how far `down` of the last block has moved."""
     model = PicoLM(deep)
     probes.post_norm_gain(model, gain)
-    probes.take_steps(model, tokens, tokens.roll(-1, 1), steps)
+    probes.take_steps(model, tokens, targets, steps)
     moved = model.blocks[-1].mlp.down.weight.abs().max().item()
     return probes.stream_scale(model, tokens)[-1], moved
 
@@ -339,8 +424,11 @@ for gain in (1.0, 0.1, 0.0):
 # %% [markdown]
 # With a gain of 1 the stream jumps to many times its size in a few steps. With 0.1 it grows far less. With
 # 0, `down` is still exactly zero after five steps: the gain times the norm of zero is a product of two
-# zeros, so neither ever gets a gradient. This project measured several gains over whole runs and chose
-# 0.1 (`tests/benchmarks/results/choices.md`).
+# zeros, so neither ever gets a gradient. (What little the stream grows there is the embedding, which does
+# learn.)
+#
+# Does it decide a whole run? Hardly: with gains from 0.03 to 1, runs of this project ended within one
+# percent of each other (`tests/benchmarks/results/choices.md`). 0.1 is the cautious choice.
 
 # %%
 assert after_steps(0.0, 5)[1] == 0 and after_steps(0.1, 5)[1] > 0
@@ -354,7 +442,7 @@ assert after_steps(0.0, 5)[1] == 0 and after_steps(0.1, 5)[1] > 0
 # $$\text{std}_l = 0.04 + (0.02 - 0.04)\,\frac{l}{L-1}$$
 #
 # Why fall? Later blocks are wider, and a wide layer adds up more summands. So each may be smaller. All
-# other matrices have 0.02.
+# other matrices have 0.02, unless they are zero.
 
 # %%
 # NBVAL_CHECK_OUTPUT
@@ -365,8 +453,39 @@ print([round(depth_std(nano, layer), 4) for layer in range(4)])
 print([round(0.04 + (0.02 - 0.04) * layer / 3, 4) for layer in range(4)])
 
 # %% [markdown]
+# Now write all initial values yourself: zeros, gains, and the spread by depth. With the same seed and in
+# the same order, each number must be the library's.
+
+# %%
+ZERO = ("bias", "attn.gate", "out.weight", "down.weight", "output.weight")
+
+
+def my_init(model, L, seed=0):
+    """Sets every parameter of a model of L blocks."""
+    generator = torch.Generator().manual_seed(seed)         # one, so that no two layers are alike
+    for name, parameter in model.named_parameters():
+        if name.endswith(ZERO):
+            value = torch.zeros(parameter.shape)
+        elif name.endswith("norm.weight"):
+            value = torch.full(parameter.shape, 0.1 if "post" in name else 1.0)
+        else:
+            std = 0.02
+            if ".mlp." in name:                             # "blocks.3.mlp.up.weight"
+                std = 0.04 + (0.02 - 0.04) * int(name.split(".")[1]) / (L - 1)
+            value = std * torch.randn(parameter.shape, generator=generator)
+        parameter.data.copy_(value)
+
+# %%
+from picolm_lib.init import init_weights
+
+mine = PicoLM(nano, seed=99)
+my_init(mine, nano.n_layers, seed=SEED)
+torch.testing.assert_close(mine.state_dict(), PicoLM(nano, seed=SEED).state_dict())
+show_source(init_weights)
+
+# %% [markdown]
 # Look at what flows through the MLPs, before and after this init. "Before" is the usual choice: one
-# standard deviation of 0.02 for everything, all norms at 1, nothing at zero.
+# standard deviation of 0.02 for every matrix, none at zero, and all gains at 1.
 
 # %%
 from picolm_lib.course.pyramid.pictures import draw_histograms
@@ -374,6 +493,9 @@ from picolm_lib.course.pyramid.pictures import draw_histograms
 small_model = replace(nano, vocab_size=512, max_seq_len=64)
 before, after = PicoLM(small_model), PicoLM(small_model)
 probes.naive_init(before)
+for name, model in (("before", before), ("after", after)):
+    found = [active.abs().median().item() for active in probes.activations(model, tokens)]
+    print(f"{name}: the median of block 0 is {found[0] / found[-1]:.1f} times that of block 3")
 draw_histograms({"before: 0.02 everywhere": probes.activations(before, tokens),
                  "after: by depth": probes.activations(after, tokens)},
                 "silu(gate) · up", "Activations inside the MLPs")
@@ -385,17 +507,21 @@ draw_histograms({"before: 0.02 everywhere": probes.activations(before, tokens),
 # Now the gradients, after three training steps, of the same matrices:
 
 # %%
-targets = tokens.roll(-1, 1)
 rows = {}
 for name, model in (("before: 0.02 everywhere", before), ("after: by depth", after)):
     probes.take_steps(model, tokens, targets, 3)
     found = probes.gradients(model, tokens, targets)
     rows[name] = [found[f"blocks.{layer}.mlp.up.weight"] for layer in range(4)]
+    first, last = (rows[name][layer].abs().median().item() for layer in (0, 3))
+    print(f"{name}: the median of block 0 is {first / last:.1f} times that of block 3")
 draw_histograms(rows, "gradient of up", "Gradients after three steps")
 
 # %% [markdown]
 # *What to see: before, the first block's gradients are several times as large as the last one's; after,
 # the blocks lie closer together, and none is stuck at zero.*
+#
+# With plain gradient descent, one learning rate would now suit all blocks better. The optimizers of
+# notebook 04 even out such differences by themselves. So do not expect too much of it in the end.
 #
 # ### The dead-layer detector
 #
@@ -413,18 +539,32 @@ for name, model in (("healthy", healthy), ("last std = 0", sick)):
     dead = probes.dead_parameters(model, tokens, targets, steps=3)
     print(f"{name}: {len(at_once)} zero gradients at the first step, {len(dead)} at all of three")
     print("   ", ", ".join(dead) or "nothing is dead")
+    print(f"    loss after two steps: {model.loss(tokens, targets):.2f} (ln V = {math.log(512):.2f})")
 show_source(probes.dead_parameters)
 
+# %%
+from picolm_lib.course.pyramid.pictures import draw_gradients, gradient_norms
+
+draw_gradients({name: gradient_norms(model, probes.gradients(model, tokens, targets))
+                for name, model in (("healthy", healthy), ("last std = 0", sick))})
+
 # %% [markdown]
+# *What to see: a dead matrix is a cross at the bottom, where the logarithm of zero would be; in the sick
+# model, `up` and `down` of the last block have one.*
+#
 # The last MLP is the widest of all, and it would never learn anything. Nothing crashes, and the loss
-# falls anyway. Only someone who looks at gradients can see it.
+# falls anyway. You only see it if you look inside.
 
 # %% [markdown]
 # ## 6. Assembling PicoLM
 #
 # You have an MLP and a norm. Write the rest: attention, in the compact form of notebook 02, and the
 # block. Then put your parts into the library's model, load the trained weights into them, and compare.
-# First, attention: q, k and v from one projection, QK-norm, gate, RoPE, shared KV heads.
+#
+# First, attention: q, k and v from one projection, QK-norm, gate, RoPE, shared KV heads. Letters are those
+# of notebook 02: B sequences, T tokens, H query heads, K key/value heads, E = D/H features per head. The
+# library also hands over a cache and a mask, for writing. Yours takes them and ignores them: it always
+# reads a whole text, causally.
 
 # %%
 def turn(x, cos, sin):
@@ -435,6 +575,8 @@ def turn(x, cos, sin):
 
 
 class MyAttention(nn.Module):
+    """Causal attention for (B, T, D) inputs."""
+
     def __init__(self, D, H, K):
         super().__init__()
         E = D // H
@@ -467,7 +609,9 @@ class MyBlock(nn.Module):
         return x + self.mlp_post_norm(self.mlp(self.mlp_norm(x)))
 
 # %% [markdown]
-# Now the swap. `load_state_dict` is strict: each name and shape must fit, and nothing may be left over.
+# Now the swap, in the small trained model that comes with the course. `load_state_dict` is strict: each
+# name and shape must fit, and nothing may be left over. What comes out are *logits*: for each token, a
+# score for every possible next one.
 
 # %%
 from picolm_lib.checkpoint import load_run
@@ -491,7 +635,8 @@ print(f"{ids.shape[1]} tokens, the same {expected.numel():,} logits from your pa
 show_source(type(trained.blocks[0]))
 
 # %% [markdown]
-# Every layer of the trained model is yours now. It can even tell a story:
+# Every block of the trained model is yours now; only embedding and output layer are PyTorch's own. It can
+# even begin a story:
 
 # %%
 with torch.no_grad():
@@ -621,63 +766,71 @@ checks.swiglu(swiglu)
 # %% [markdown]
 # ### Bug hunt: the patient (medium, 10 minutes)
 #
-# Somebody changed one line, and the model learns worse than it should. Three suspects:
+# Somebody moved one line of the code that makes a new model. It runs without an error, its first loss is
+# ln V as it should be, and the dead-layer detector finds nothing. Three suspects:
 #
 # - `"pyramid"`: widths are computed with the layer's index minus 1;
-# - `"seed"`: all layers are drawn from the same seed, so they are copies of each other;
-# - `"std"`: the standard deviation by depth is wrong.
+# - `"std"`: the standard deviation does not fall with depth as it should;
+# - `"seed"`: every block draws its numbers from a generator of its own, all with the same seed.
+#
+# Three tests were made on a healthy model and on the patient, both new and untrained.
 
 # %%
-from picolm_lib.course.pyramid.hunt import examine_gradients, examine_weights
+from picolm_lib.course.pyramid.hunt import examine
 
-examine_weights(small_model)
+examine(small_model, tokens)
 
 # %% [markdown]
-# *What to see: on the left, how alike the blocks are (1.00 means the same direction); on the right, the
-# MLP widths.*
+# *What to see: which of the three tests shows a difference between the healthy model and the patient. In
+# C, each curve is one block: how much attention the last token pays to every token of the text.*
 
 # %%
-examine_gradients(small_model, tokens, targets)
-
-# %% [markdown]
-# *What to see: which matrices of the patient have a gradient of exactly zero (a cross at the bottom), and
-# in which block.*
-
-# %%
-suspect = None  # "pyramid", "seed" or "std"
+suspect = None  # "pyramid", "std" or "seed"
 
 checks.bug_hunt(suspect)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Compare the widths with those of section 2, in units of D.
+# In a new model, `out` and `down` are zero, so no block adds anything. What does that say about what
+# block 0 and block 3 read?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# You have met this pattern of gradients in section 5.
+# A wrong pyramid would show in B, a wrong spread in A. And in C: when do two blocks that read the same
+# thing look at the same places?
 #
 # </details>
 # <details><summary>Solution</summary>
 #
-# It is `"std"`. In the last block it is exactly zero, so `gate` and `up` are zero, and `down` is zero by
-# design. Their gradients are products with zero.
+# It is `"seed"`. All blocks read the same stream, and all look at exactly the same places. So their
+# matrices must be equal. The line `torch.Generator().manual_seed(...)` was moved into the loop over the
+# blocks, and each block got the same numbers. See it with `show_source(hunt.patient)`, from
+# `picolm_lib.course.pyramid`.
 #
 # </details>
 
 # %% [markdown]
 # ## Playground
 #
-# The designer once more. Try to find a pyramid with 10 million parameters in its MLPs and at least 16
-# blocks. What happens to the flat twin if you turn the pyramid upside down?
+# Random blocks once more, with four sliders. On the left the stream's scale, on the right how much of
+# the token is left in it: the cosine between the stream and the embedding, 1 for the same direction, 0
+# for unrelated ones. (With the norms "before" or "none" there is no post-norm, so its gain does nothing.)
+# Three things to try:
+#
+# - Norms "before": move the std. Then norms "before and after": move it again. When does it matter?
+# - Norms "none": find the std at which the stream neither explodes nor stays as it is. Now double the
+#   blocks. Would you like to depend on it?
+# - Set the post-norm gain to 0.1 and use 24 blocks. How much of the token arrives at the end?
 
 # %%
-pyramid_designer()
+from picolm_lib.course.pyramid.stream import stream_playground
+
+stream_playground()
 
 # %% [markdown]
-# *What to see: turning the pyramid upside down changes neither its parameters nor its FLOPs, and the flat
-# twin stays the same.*
+# *What to see: the gray dashed lines stay where the sliders began; the blue ones follow what you change.*
 
 # %% [markdown]
 # ## Does it matter?
@@ -690,8 +843,6 @@ pyramid_designer()
 # **Predict:** which of these changes costs most?
 
 # %%
-from functools import partial
-
 from picolm_lib.course import race
 from picolm_lib.course.pyramid.designer import flat_twin
 
@@ -712,18 +863,21 @@ curves["last MLP dead"] = race.run("last MLP dead", probes.silence_last_mlp, tok
 from picolm_lib.course.plots import bars
 
 noise = abs(curves["default"].last - curves["default, other seed"].last)
-print(f"two seeds of the same model differ by {noise:.3f}")
+print(f"two seeds of the same model differ by {noise:.4f}; against the default:")
+for name, curve in curves.items():
+    print(f"    {name:<26}{curve.last - curves['default'].last:+.4f}")
 bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
      "After the same number of tokens (lower is better)")
 
 # %% [markdown]
-# *What to see: which bars differ from the default by clearly more than its two seeds differ from each
-# other.*
+# *What to see: all bars are nearly of one length; the printed differences say which of them lie clearly
+# beyond the gap between the two seeds.*
 #
-# When this notebook was built, the honest answer was "hardly" for the pyramid: it ties with its flat twin.
-# A post-norm gain of 1, or 0.02 everywhere, cost a little more than the noise, and a dead MLP the most. But
-# all of them are within a few percent: a short run on easy stories forgives much. That is why a dead layer
-# can stay hidden for so long, and why you look at gradients and not only at the loss.
+# When this notebook was built, the honest answer was "hardly" for the pyramid: it ties with its flat twin,
+# within one percent. A post-norm gain of 1, or 0.02 everywhere, cost one or two percent at most, and a dead
+# MLP a few. Two seeds are a rough ruler for noise, so take the order of the small ones with care. A short
+# run on easy stories forgives much. That is why a dead layer can stay hidden for so long, and why you look
+# at gradients and not only at the loss.
 
 # %% [markdown]
 # ## Recap
@@ -766,7 +920,7 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 # ## Experiment
 #
 # Turn the pyramid upside down: `race.run("upside down", mlp_ratio_first=4.0, mlp_ratio_last=1.5)`. Does it
-# matter where the width is? Run it with three seeds before you believe it.
+# matter where the width is? Run it with three seeds (`seed=1`, `seed=2`) before you believe it.
 
 # %% [markdown]
 # ## References
@@ -775,6 +929,7 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 # - Biao Zhang and Rico Sennrich, "Root Mean Square Layer Normalization", 2019.
 # - Ming Ding et al., "CogView: Mastering Text-to-Image Generation via Transformers", 2021 (sandwich
 #   norm).
+# - Ashish Vaswani et al., "Attention Is All You Need", 2017 (the embedding times sqrt(D)).
 # - Hongyi Zhang et al., "Fixup Initialization: Residual Learning Without Normalization", 2019.
 # - Hossein Lak, "PyramidNet: A Technique for Efficient Transformer Training with Pyramidal MLPs".
 # - Hossein Lak, "Unlocking Transformer Learning: Weight Dispersion and a Novel Depth-Aware Initialization

@@ -43,6 +43,23 @@ def _not_rounded(d_model: int, n_layers: int, first: float, last: float, step: i
             for i in range(n_layers)]
 
 
+def _by_ratio(ratio: Callable[[float, float, float], float], alone: float = 0.0,
+              per: Callable[[int, int], float] = lambda d_model, step: d_model,
+              unit: Callable[[int], int] = lambda step: step,
+              layers: Callable[[int], range] = range) -> Callable:
+    """Widths by a rule for the ratio: of both ends and the layer's place between 0 and 1."""
+    def widths(d_model: int, n_layers: int, first: float, last: float, step: int) -> list[int]:
+        places = [i / (n_layers - 1) if n_layers > 1 else alone for i in layers(n_layers)]
+        m = unit(step)
+        return [m * round(per(d_model, step) * ratio(first, last, p) / m) for p in places]
+
+    return widths
+
+
+def _line(first: float, last: float, place: float) -> float:
+    return first + place * (last - first)
+
+
 pyramid = Exercise(
     reference=_library_widths,
     cases=lambda: [(384, 12, 1.5, 4.0, 32), (128, 4, 1.5, 4.0, 32), (64, 5, 1.0, 3.3, 8),
@@ -57,14 +74,36 @@ pyramid = Exercise(
         "the last layer there are n_layers - 1 steps.": _widths(by_layers=True),
         "you cut off (int or //) instead of rounding to the nearest multiple: use round.":
             _widths(rounding=math.floor),
-        "the sizes are right, but they are floats, and nn.Linear wants whole numbers: call int on "
-        "each of them.": lambda *given: [float(width) for width in _library_widths(*given)],
+        "the sizes are right, but they are floats or tensors, and nn.Linear wants whole numbers: "
+        "call int on each of them.":
+            lambda *given: [float(width) for width in _library_widths(*given)],
         "you rounded up (ceil) instead of rounding to the nearest multiple: use round.":
             _widths(rounding=math.ceil),
         "your widths are not multiples of multiple_of: divide by it, round, multiply again.":
             _not_rounded,
         "the pyramid stands on its head: the first layer is the narrow one.":
             _widths(backwards=True),
+        "with a single layer you took the wide end. Layer 0 always has the narrow one: "
+        "max(n_layers - 1, 1) below, not a special case.": _by_ratio(_line, alone=1.0),
+        "you added all of ratio_last on the way. Add only the distance: along * (ratio_last - "
+        "ratio_first).": _by_ratio(lambda first, last, place: first + place * last),
+        "your ratios grow by a constant factor. Here they grow by a constant amount, on a straight "
+        "line.": _by_ratio(lambda first, last, place: first * (last / first) ** place),
+        "you rounded to multiples of 32, whatever multiple_of says.":
+            _by_ratio(_line, unit=lambda step: 32),
+        "you rounded the ratio. Round the width, in units of multiple_of, at the very end.":
+            _by_ratio(lambda first, last, place: round(_line(first, last, place))),
+        "d_model is missing: a width is d_model times the ratio.":
+            _by_ratio(_line, per=lambda d_model, step: 1),
+        "you divided by multiple_of and rounded, but did not multiply again: these are numbers of "
+        "multiples, not widths.":
+            lambda *given: [width // given[-1] for width in _library_widths(*given)],
+        "the last layer is missing: range(n_layers) counts from 0 to n_layers - 1 by itself.":
+            _by_ratio(_line, layers=lambda count: range(count - 1)),
+        "the first layer is missing: count from 0, range(n_layers).":
+            _by_ratio(_line, layers=lambda count: range(1, count)),
+        "you returned inside of the loop, after the first layer. Collect all widths, then return.":
+            lambda *given: _library_widths(*given)[:1],
         "with a single layer you divided by zero: n_layers - 1 is 0 there. Use max(n_layers - 1, "
         "1).": _crashing,
     })
@@ -103,6 +142,37 @@ rms_norm = Exercise(
             lambda x, g, e: x.float() / (_rms_of(x.float(), 0) + e) * g,
         "eps is missing: a vector of zeros would be divided by zero.":
             lambda x, g, e: x.float() / _rms_of(x.float(), 0) * g,
+        "you multiplied by the rms. A norm divides by it.":
+            lambda x, g, e: x.float() * _rms_of(x.float(), e) * g,
+        "you returned 16 bits: the result is float32, whatever x is. Do not convert it back.":
+            lambda x, g, e: _norm(x, g, e).to(x.dtype),
+        "you rounded to 16 bits before the gain: stay in float32 to the end.":
+            lambda x, g, e: _norm(x, torch.ones_like(g), e).to(x.dtype) * g,
+        "the mean has lost its axis: keepdim=True keeps it, so that each vector is divided by its "
+        "own rms. With as many vectors as features nothing crashes.":
+            lambda x, g, e: x.float() / (x.float().pow(2).mean(-1) + e).sqrt() * g,
+        "the gain came first, so it was normalized away: multiply by it at the end.":
+            lambda x, g, e: _norm(x.float() * g, torch.ones_like(g), e),
+        "you multiplied by 1 + gain. Here the gain itself is meant; it starts at 1.":
+            lambda x, g, e: _norm(x, 1 + g, e),
+        "you divided by the length of the vector, not by its rms: the result is too small by "
+        "sqrt(D), and eps is missing.":
+            lambda x, g, e: x.float() / x.float().norm(dim=-1, keepdim=True) * g,
+        "you divided by the length of the vector plus eps: take the root of the mean, with eps "
+        "inside.": lambda x, g, e: x.float() / (x.float().norm(dim=-1, keepdim=True) + e) * g,
+        "you divided by the root of the variance, which leaves the mean out. The rms does not.":
+            lambda x, g, e: x.float() / (x.float().var(-1, keepdim=True, correction=0) + e).sqrt()
+            * g,
+        "you divided by the standard deviation, which leaves the mean out. The rms does not.":
+            lambda x, g, e: x.float() / (x.float().std(-1, keepdim=True) + e) * g,
+        "you took one mean over everything. Each token is normalized alone, over the last axis.":
+            lambda x, g, e: x.float() / (x.float().pow(2).mean() + e).sqrt() * g,
+        "eps is always 1e-6 in yours. Use the one that is given.":
+            lambda x, g, e: _norm(x, g, 1e-6),
+        "you called F.rms_norm without eps, so it took one of its own. Pass eps=eps.":
+            lambda x, g, e: F.rms_norm(x.float(), g.shape, g),
+        "you took the mean of the absolute values. The rms is the root of the mean square.":
+            lambda x, g, e: x.float() / (x.float().abs().mean(-1, keepdim=True) + e) * g,
         "you forgot the gain.": lambda x, g, e: x.float() / _rms_of(x.float(), e),
         "the square root is missing: divide by the root of the mean square.":
             lambda x, g, e: x.float() / (x.float().pow(2).mean(-1, keepdim=True) + e) * g,
@@ -145,19 +215,47 @@ swiglu = Exercise(
         "a transpose is missing: weights are stored as (out, in), as in nn.Linear, so it is x @ "
         "weight.T. With square matrices nothing crashes.":
             lambda x, g, u, d: (F.silu(x @ g) * (x @ u)) @ d,
+        "the transpose of down is missing: it is stored as (D, W), so the last product is @ "
+        "down.T.": lambda x, g, u, d: (F.silu(x @ g.T) * (x @ u.T)) @ d,
+        "the transpose of gate is missing: it is stored as (W, D), so it is x @ gate.T.":
+            lambda x, g, u, d: (F.silu(x @ g) * (x @ u.T)) @ d.T,
+        "the transpose of up is missing: it is stored as (W, D), so it is x @ up.T.":
+            lambda x, g, u, d: (F.silu(x @ g.T) * (x @ u)) @ d.T,
+        "down is missing: the product still has W features, and the result must have D.":
+            lambda x, g, u, d: F.silu(x @ g.T) * (x @ u.T),
+        "you brought each branch down and multiplied then. Multiply first, inside, where there are "
+        "W features.": lambda x, g, u, d: (F.silu(x @ g.T) @ d.T) * (x @ u.T @ d.T),
+        "SiLU is on both branches. up stays linear, so that it can be negative.":
+            lambda x, g, u, d: (F.silu(x @ g.T) * F.silu(x @ u.T)) @ d.T,
+        "SiLU came last, after down. It belongs to the gate.":
+            lambda x, g, u, d: F.silu(((x @ g.T) * (x @ u.T)) @ d.T),
+        "SiLU came first, on x. Apply it to what gate makes of x.":
+            lambda x, g, u, d: ((F.silu(x) @ g.T) * (x @ u.T)) @ d.T,
+        "up is missing: that is a plain MLP. Multiply the gate with x @ up.T.":
+            lambda x, g, u, d: F.silu(x @ g.T) @ d.T,
+        "the gate is missing: that is a linear map. Multiply with F.silu(x @ gate.T).":
+            lambda x, g, u, d: (x @ u.T) @ d.T,
+        "you used the gate twice. The second factor is x @ up.T.":
+            lambda x, g, u, d: (F.silu(x @ g.T) * (x @ g.T)) @ d.T,
+        "you added x. The block does that, not the MLP.":
+            lambda x, g, u, d: x + _swiglu(x, g, u, d),
+        "you used tanh. Here it is SiLU: F.silu.":
+            lambda x, g, u, d: (torch.tanh(x @ g.T) * (x @ u.T)) @ d.T,
         "SiLU on the gate is missing: without it both branches are linear.":
             lambda x, g, u, d: ((x @ g.T) * (x @ u.T)) @ d.T,
     })
 
 
 bug_hunt = BugHunt(
-    culprit="std",
+    culprit="seed",
     alibis={
-        "pyramid": "the widths acquit the pyramid. If they were computed with the layer's index "
-                   "minus 1, the first bar would be below 1.5 D and the last one below 4 D.",
-        "seed": "the similarities acquit the seed. If all layers had been drawn from one seed, "
-                "their matrices would be equal, and every number in the square would be 1.00.",
+        "pyramid": "plot B acquits the pyramid. If widths were computed with the layer's index "
+                   "minus 1, every block of the patient would be smaller than its healthy twin.",
+        "std": "plot A acquits the standard deviation. With a wrong one, some block of the patient "
+               "would be clearly louder or quieter than its healthy twin; with zero it would be "
+               "silent.",
     },
-    praise="Right: it is the standard deviation. It falls with depth and reaches exactly zero in "
-           "the last block, so gate and up are all zeros there. down starts at zero on purpose. A "
-           "product of zeros has no gradient on either side: the widest MLP never learns.")
+    praise="Right: it is the seed. Before training, blocks add nothing, so all of them read the "
+           "same stream. If all look at exactly the same tokens, their matrices must be equal: the "
+           "generator was made anew for each block. Sizes and spreads are as they should be, "
+           "nothing crashes, and four blocks begin as one and the same.")

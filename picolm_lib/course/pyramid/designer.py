@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from picolm_lib.config import PRESETS, PicoConfig
-from picolm_lib.course.plots import BLUE, ORANGE, Picture, canvas, finish
+from picolm_lib.course.plots import BLUE, GREEN, INK, ORANGE, SKY, Picture, canvas, finish
 from picolm_lib.course.widgets import Playground, slider
 from picolm_lib.mlp import MLP, pyramid_widths
 from picolm_lib.model import PicoLM, count_parameters, flops_per_token
@@ -50,6 +50,7 @@ def draw_pyramid(narrow: float = 1.5, wide: float = 4.0, layers: int = 12,
         if layers <= 16:
             cell.bar_label(bars, [f" {width:,}" for width in shape.widths], fontsize=8.5)
         cell.set(xlabel="MLP width (features)", xlim=(0, 1.18 * max(pyramid.widths)),
+                 yticks=range(0, layers, 1 + layers // 12),
                  title=f"{name}: {shape.parameters / 1e6:.2f} M parameters\n"
                        f"{shape.flops / 1e6:.1f} MFLOP per token")
         cell.title.set_fontsize(9.5)
@@ -67,22 +68,27 @@ def pyramid_designer() -> Playground:
                       layers=slider("blocks", 12, 1, 32))
 
 
-def parameter_table(*names: str) -> str:
-    """Where the parameters of some presets are, as a table of text.
+def parameter_counts(name: str) -> dict[str, int]:
+    """Parameters of each kind in a preset's model.
 
-    The models are built on the meta device: they have shapes and no memory.
+    The model is built on the meta device: it has shapes and no memory.
     """
+    with torch.device("meta"):
+        model = PicoLM(PRESETS[name].model)
+    parts = {"embedding": 0, "attention": 0, "mlp": 0, "norms": 0, "output": 0}
+    for key, parameter in model.named_parameters():
+        parts[_part(key)] += parameter.numel()
+    return parts
+
+
+def parameter_table(*names: str) -> str:
+    """Where the parameters of some presets are, as a table of text."""
     rows: dict[str, list[str]] = {}
     for name in names:
-        config = PRESETS[name].model
-        with torch.device("meta"):
-            model = PicoLM(config)
-        parts = {"embedding": 0, "attention": 0, "mlp": 0, "norms": 0, "output": 0}
-        for key, parameter in model.named_parameters():
-            parts[_part(key)] += parameter.numel()
+        parts = parameter_counts(name)
         total = sum(parts.values())
         column = [f"{count:,} ({count / total:.0%})" for count in parts.values()]
-        column += [f"{total:,}", f"{flops_per_token(config) / 1e6:,.0f}",
+        column += [f"{total:,}", f"{flops_per_token(PRESETS[name].model) / 1e6:,.0f}",
                    f"{4 * total / 1e9:.2f}", f"{16 * total / 1e9:.2f}"]
         for label, value in zip([*parts, "all", "MFLOP per trained token", "GB as float32",
                                  "GB with gradients and AdamW"], column, strict=True):
@@ -90,6 +96,32 @@ def parameter_table(*names: str) -> str:
     lines = [f"{'':<28}" + "".join(f"{name:>22}" for name in names)]
     return "\n".join(lines + [f"{label:<28}" + "".join(f"{v:>22}" for v in values)
                               for label, values in rows.items()])
+
+
+def draw_parameters(*names: str) -> Picture:
+    """The shares of the table as bars, a bar per preset."""
+    figure, axes = canvas(1.2 + 0.5 * len(names))
+    for row, name in enumerate(names):
+        counts = parameter_counts(name)
+        total, left = sum(counts.values()), 0.0
+        for (part, count), color in zip(counts.items(), (BLUE, ORANGE, GREEN, INK, SKY),
+                                        strict=True):
+            share = 100 * count / total
+            axes.barh(row, share, left=left, height=0.62, color=color,
+                      label=part if row == 0 else None)
+            if share > 4:
+                axes.text(left + share / 2, row, f"{share:.0f}%", fontsize=9,
+                          horizontalalignment="center", verticalalignment="center",
+                          color="white" if color in (BLUE, GREEN) else INK)
+            left += share
+    axes.set(xlabel="share of the parameters (%)", xlim=(0, 100), yticks=range(len(names)),
+             yticklabels=names)
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=5, fontsize=9)
+    return finish(figure, "; ".join(
+        f"{name}: MLPs {counts['mlp'] / sum(counts.values()):.0%}, embedding and output "
+        f"{(counts['embedding'] + counts['output']) / sum(counts.values()):.0%}"
+        for name, counts in ((name, parameter_counts(name)) for name in names)) + ".")
 
 
 def _part(name: str) -> str:

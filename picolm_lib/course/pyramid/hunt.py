@@ -2,36 +2,92 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from picolm_lib.config import PicoConfig
-from picolm_lib.course.plots import Picture
-from picolm_lib.course.pyramid.pictures import draw_gradients, draw_similarity, gradient_norms
-from picolm_lib.course.pyramid.probes import gradients, silence_last_mlp, take_steps
-from picolm_lib.model import PicoLM
+from picolm_lib.course.attention.record import attention_maps
+from picolm_lib.course.plots import BLUE, CYCLE, ORANGE, Picture, canvas, finish
+from picolm_lib.course.pyramid.probes import activations, rms
+from picolm_lib.init import BY_DEPTH, ZERO, depth_std
+from picolm_lib.model import PicoLM, count_parameters
 
-STEPS = 3
+SEEN = 24  # tokens of the text in which the last one looks back
 
 
+@dataclass(frozen=True)
+class Symptoms:
+    """What three tests find in a model before its training."""
+
+    loudness: list[float]
+    """Root mean square of silu(gate) * up, block by block."""
+    parameters: list[int]
+    """Of each block."""
+    looks: Tensor
+    """(L, T): where the last token looks, in head 0 of every block."""
+
+
+@torch.no_grad()
 def patient(config: PicoConfig, seed: int = 0) -> PicoLM:
     """A model with one fault. Do not look before you have named your suspect."""
-    model = PicoLM(replace(config), seed)
-    silence_last_mlp(model)
+    model = PicoLM(config, seed)
+    for layer, block in enumerate(model.blocks):
+        generator = torch.Generator().manual_seed(seed + 1)  # the fault: it belongs in front
+        for name, parameter in block.named_parameters():
+            if parameter.ndim > 1 and not f"blocks.{layer}.{name}".endswith(ZERO):
+                std = depth_std(config, layer) if name.endswith(BY_DEPTH) else config.init_std
+                parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
     return model
 
 
-def examine_gradients(config: PicoConfig, tokens: Tensor, targets: Tensor) -> Picture:
-    """Gradients of a healthy model and of the patient after a few training steps."""
-    panels = {}
-    for name, model in (("healthy", PicoLM(config)), ("patient", patient(config))):
-        take_steps(model, tokens, targets, STEPS)
-        panels[f"{name}, after {STEPS} steps"] = gradient_norms(
-            model, gradients(model, tokens, targets))
-    return draw_gradients(panels)
+def symptoms(model: PicoLM, tokens: Tensor) -> Symptoms:
+    """The three tests, with (B, T) token ids."""
+    return Symptoms([rms(inside) for inside in activations(model, tokens)],
+                    [count_parameters(block) for block in model.blocks],
+                    attention_maps(model, tokens[0, :SEEN])[:, 0, -1])
 
 
-def examine_weights(config: PicoConfig) -> Picture:
-    """Similarity between the patient's layers, and its widths."""
-    return draw_similarity(patient(config), "the patient, before training")
+def examine(config: PicoConfig, tokens: Tensor) -> Picture:
+    """Three tests on a healthy model and on the patient, both before training."""
+    return draw_symptoms({name: symptoms(model, tokens) for name, model in (
+        ("healthy", PicoLM(config)), ("patient", patient(config)))})
+
+
+def draw_symptoms(found: Mapping[str, Symptoms]) -> Picture:
+    """Three tests of the bug hunt, for a healthy model and the patient.
+
+    Args:
+        found: name of the model -> its symptoms.
+    """
+    figure, ((loud, size), looks) = canvas(5.4, 2, 2)
+    spreads = []
+    for place, (name, model) in enumerate(found.items()):
+        style = {"color": (BLUE, ORANGE)[place], "marker": "os"[place], "label": name,
+                 "linestyle": ("-", "--")[place]}
+        blocks = range(len(model.parameters))
+        loud.plot(blocks, model.loudness, **style)
+        size.plot(blocks, [count / 1e3 for count in model.parameters], **style)
+        for block, weights in enumerate(model.looks):                # thick below thin
+            looks[place].plot(weights.numpy(), color=CYCLE[block % len(CYCLE)],
+                              linewidth=5.5 / (1 + block), label=f"block {block}")
+        looks[place].set(xlabel="position of the token looked at", ylabel="weight (share)",
+                         title=f"C. Looks of the last token, {name}")
+        looks[place].title.set_fontsize(10)
+        looks[place].legend(fontsize=8, handlelength=1, ncols=2)
+        spreads.append((model.looks - model.looks[0]).abs().max().item())
+    top = 1.45 * max(model.looks.max().item() for model in found.values())
+    for cell in looks:
+        cell.set_ylim(0, top)
+    loud.set(xlabel="block", ylabel="rms of silu(gate) · up", xticks=blocks, ylim=(0, None),
+             title="A. Loudness inside the MLPs")
+    size.set(xlabel="block", ylabel="parameters (thousands)", xticks=blocks, ylim=(0, None),
+             title="B. Size of the blocks")
+    loud.legend(fontsize=8.5)
+    size.legend(fontsize=8.5)
+    return finish(figure, "Three tests of a healthy model and the patient. Between blocks, weights "
+                          "of the last token differ by up to " + " and ".join(
+                              f"{spread:.2f} ({name})" for name, spread in
+                              zip(found, spreads, strict=True)) + ".")

@@ -132,31 +132,9 @@ def draw_norm_trap(eps: float = 1e-6, width: int = 32) -> Picture:
     figure, (left, right) = canvas(2.9, 1, 2)
     left.plot(sizes.numpy(), outputs, color=BLUE)
     left.set(xscale="log", xlabel="rms of the input", ylabel="rms of the output",
-             title="All sizes become 1, even tiny ones")
+             title="From 0.01 on, all sizes become 1")
     right.plot(sizes.numpy(), slopes, color=RED)
     right.set(xscale="log", yscale="log", xlabel="rms of the input",
               ylabel="output / input", title=f"Near zero: 1 / sqrt(eps) = {eps**-0.5:,.0f}")
     return finish(figure, f"RMSNorm multiplies an input near zero by {slopes[0]:,.0f}, and an "
                           "input of size 10 by 0.1.")
-
-
-def draw_similarity(model: PicoLM, title: str) -> Picture:
-    """Cosine similarity of the first features of all blocks' qkv matrices, and their MLP widths."""
-    rows = torch.stack([block.attn.qkv.weight.detach().flatten() for block in model.blocks])
-    similarity = F.cosine_similarity(rows[:, None], rows[None], dim=-1).numpy()
-    figure, (left, right) = canvas(2.8, 1, 2)
-    left.imshow(similarity, cmap="Blues", vmin=0, vmax=1.3)
-    left.grid(False)
-    for i in range(len(rows)):
-        for j in range(len(rows)):
-            left.text(j, i, f"{similarity[i, j]:.2f}", horizontalalignment="center",
-                      verticalalignment="center", fontsize=8.5)
-    left.set(xlabel="block", ylabel="block", title="similarity of the qkv matrices",
-             xticks=range(len(rows)), yticks=range(len(rows)))
-    widths = [block.mlp.up.out_features / model.config.d_model for block in model.blocks]
-    right.bar_label(right.bar(range(len(widths)), widths, color=BLUE), fmt="%.2f", fontsize=9)
-    right.set(xlabel="block", ylabel="MLP width / D", title="widths", xticks=range(len(widths)),
-              ylim=(0, 1.15 * max(widths)))
-    figure.suptitle(title, fontsize=10.5)
-    return finish(figure, f"Widths from {widths[0]:.2f} D to {widths[-1]:.2f} D; blocks 0 and 1 "
-                          f"have a similarity of {similarity[0, 1]:.2f}.")

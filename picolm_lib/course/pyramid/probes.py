@@ -13,26 +13,32 @@ from picolm_lib.muon import MuonAdamW, parameter_groups
 
 
 @torch.no_grad()
-def stream_scale(model: PicoLM, tokens: Tensor) -> list[float]:
-    """The root mean square of the residual stream: after the embedding, then after every block.
+def stream_states(model: PicoLM, tokens: Tensor) -> list[Tensor]:
+    """The residual stream after the embedding, then after every block: (B, T, D) each.
 
     Args:
         tokens: (B, T) token ids.
     """
-    scales: list[float] = []
+    states: list[Tensor] = []
     with ExitStack() as stack:
         first = model.blocks[0].register_forward_pre_hook(
-            lambda module, inputs: scales.append(_rms(inputs[0])))
+            lambda module, inputs: states.append(inputs[0]))
         stack.callback(first.remove)
         for block in model.blocks:
             handle = block.register_forward_hook(
-                lambda module, inputs, output: scales.append(_rms(output)))
+                lambda module, inputs, output: states.append(output))
             stack.callback(handle.remove)
         model(tokens)
-    return scales
+    return states
 
 
-def _rms(x: Tensor) -> float:
+def stream_scale(model: PicoLM, tokens: Tensor) -> list[float]:
+    """The root mean square of the residual stream: after the embedding, then after every block."""
+    return [rms(state) for state in stream_states(model, tokens)]
+
+
+def rms(x: Tensor) -> float:
+    """The root mean square of all numbers of a tensor."""
     return x.float().pow(2).mean().sqrt().item()
 
 
