@@ -79,7 +79,8 @@ def draw_story(maps: Tensor, pieces: Sequence[str], layer: int, head: int, token
     for number, ((r, c), piece) in enumerate(zip(places, pieces, strict=True)):
         share = (weights[number] / weights.max()).item()
         axes.add_patch(Rectangle((c, r + 0.06), len(piece), 0.88, facecolor=BLUES(0.85 * share),
-                                 linewidth=1.8 if number == token else 0, edgecolor=RED))
+                                 linewidth=1.8 if number == token else 0, edgecolor=RED,
+                                 zorder=2 if number == token else 1))
         color = "#999999" if number > token else "white" if share > 0.6 else INK
         for offset, sign in enumerate(piece.replace("\n", "¶")):
             axes.text(c + offset + 0.5, r + 0.5, sign, family="monospace", fontsize=9.5,
