@@ -62,7 +62,7 @@ def draw_findings(found: dict[str, Findings]) -> Picture:
         loss.plot(range(1, len(seen.loss) + 1), seen.loss, style, color=color, label=name)
         for cell, key in ((hidden, HIDDEN), (output, OUTPUT)):
             values = seen.steps[key]
-            cell.plot(range(1, len(values) + 1), values.clamp(1e-4), style, color=color, label=name)
+            cell.plot(range(1, len(values) + 1), values.clamp(1e-2), style, color=color, label=name)
     bars = alike.bar(list(found), [seen.similarity for seen in found.values()], 0.5,
                      color=(BLUE, RED))
     alike.bar_label(bars, fmt="%.2f", fontsize=9)
@@ -70,7 +70,7 @@ def draw_findings(found: dict[str, Findings]) -> Picture:
     alike.set(ylabel="cosine", ylim=(-0.1, 1.1), title="B. likeness of blocks 0 and 1 at the start")
     for cell, title in ((hidden, "C. one step of a hidden matrix"),
                         (output, "D. one step of the output layer")):
-        cell.set(yscale="log", ylim=(1e-4, 2), xlabel="singular value, largest first",
+        cell.set(yscale="log", ylim=(1e-2, 2), xlabel="singular value, largest first",
                  ylabel="size / largest", title=title)
     loss.legend()
     ends = ", ".join(f"{name} {seen.loss[-1]:.2f}" for name, seen in found.items())

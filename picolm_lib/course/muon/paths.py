@@ -20,15 +20,19 @@ RULES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+def turn(degrees: float) -> Tensor:
+    """The (2, 2) matrix that turns the plane."""
+    angle = math.radians(degrees)
+    return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
 def valley(steepness: float = 25.0, degrees: float = 0.0) -> Tensor:
     """The (2, 2) matrix A of the loss w'A w / 2: slope 1 along the valley, `steepness` across.
 
     Args:
         degrees: by which the valley is turned against the axes.
     """
-    angle = math.radians(degrees)
-    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    return turn @ torch.diag(torch.tensor([1.0, steepness])) @ turn.T
+    return turn(degrees) @ torch.diag(torch.tensor([1.0, steepness])) @ turn(degrees).T
 
 
 def loss(w: Tensor, a: Tensor) -> Tensor:
@@ -81,11 +85,8 @@ def draw_paths(paths: Mapping[str, Tensor], a: Tensor, title: str = "", extent: 
 def draw_descent(rule: str = "SGD", rate: float = 0.07, steepness: float = 25.0,
                  degrees: float = 0.0) -> Picture:
     """One optimizer's way down a valley of your choice."""
-    a = valley(steepness, degrees)
-    angle = math.radians(degrees)
-    start = (START[0] * math.cos(angle) - START[1] * math.sin(angle),
-             START[0] * math.sin(angle) + START[1] * math.cos(angle))
-    path = descend(lambda w: RULES[rule](w, rate), a, start)
+    a, start = valley(steepness, degrees), turn(degrees) @ torch.tensor(START)
+    path = descend(lambda w: RULES[rule](w, rate), a, start.tolist())
     return draw_paths({rule: path}, a, f"learning rate {rate:g}, {steepness:g} times as steep "
                                        "across as along")
 

@@ -14,33 +14,38 @@ from picolm_lib.model import PicoLM
 from picolm_lib.muon import newton_schulz, parameter_groups
 from picolm_lib.schedule import lr_factor, momentum
 
-FLOOR = 1e-5  # drawn here when a singular value is smaller
+SHOWN = 32  # rows and columns of a matrix in an image: more would be mere noise to the eye
 
 
 def draw_stepper(matrix: Tensor, steps: int = 5, coefficients: str = "Jordan's quintic",
                  dtype: str = "fp32") -> Picture:
-    """A matrix's singular values before and after Newton-Schulz, and the polynomial behind it."""
+    """A matrix's singular values before and after Newton-Schulz, and the polynomial behind it.
+
+    "After" is u'Xv of each pair (u, v) of singular directions of the matrix, so it keeps its place.
+    """
     after = newton_schulz(matrix, steps, DTYPES[dtype], CHOICES[coefficients]).float()
     exact = newton_schulz(matrix, steps, torch.float32, CHOICES[coefficients])
-    before = torch.linalg.svdvals(matrix / matrix.norm())
-    found = torch.linalg.svdvals(after) if after.isfinite().all() else torch.full_like(before, 0)
-    figure, (left, right) = canvas(3.3, 1, 2, width_ratios=(1.15, 1))
+    u, before, vh = torch.linalg.svd(matrix / matrix.norm(), full_matrices=False)
+    found = (u.T @ after @ vh.T).diagonal()
+    figure, (left, right) = canvas(3.3, 1, 2, sharey=True, width_ratios=(1.15, 1))
     place = range(1, len(before) + 1)
-    left.plot(place, before.clamp(FLOOR), "o", color="#999999", markersize=4, label="before")
-    left.plot(place, found.clamp(FLOOR), "o", color=BLUE, markersize=4, label="after")
-    left.set(yscale="log", ylim=(FLOOR, 3), xlabel="singular value, largest first",
-             ylabel="size (matrix of length 1)", title=f"after {steps} steps in {dtype}")
-    left.legend(loc="lower left")
-    s = torch.linspace(0, 1, 400)
+    left.plot(place, before, "o", color="#999999", markersize=4, label="before")
+    left.plot(place, found, "o", color=BLUE, markersize=4, label="after")
+    left.axhline(1, color="#999999", linewidth=1)
+    left.set(xlabel="direction, largest first", ylabel="singular value", ylim=(-0.05, 1.75),
+             title=f"{steps} iterations in {dtype}")
+    left.legend(loc="upper right")
+    s = torch.logspace(-4, 0, 500)
     right.axhline(1, color="#999999", linewidth=1)
-    right.plot(s, polynomial(s, steps, CHOICES[coefficients]), color=ORANGE)
-    right.plot(before, found, "o", color=BLUE, markersize=3.5)
-    right.set(xlabel="singular value before", ylabel="after", ylim=(-0.05, 1.4), xlim=(-0.02, 1.02),
-              title=f"{coefficients}, {steps} times")
+    right.plot(s, polynomial(s, steps, CHOICES[coefficients]), color=ORANGE,
+               label="the polynomial, applied")
+    right.plot(before, found, "o", color=BLUE, markersize=3.5, label="what became of the matrix")
+    right.set(xscale="log", xlabel="singular value before", title=coefficients)
+    right.legend(loc="upper left", fontsize=8.5)
     error = (after - exact).norm() / exact.norm()
-    return finish(figure, f"{coefficients}, {steps} steps in {dtype}: singular values from "
-                          f"{before[-1]:.1e}..{before[0]:.2f} to {found[-1]:.1e}..{found[0]:.2f}; "
-                          f"{error:.1%} away from fp32.")
+    return finish(figure, f"{coefficients}, {steps} iterations in {dtype}: singular values of "
+                          f"{before[-1]:.1e} to {before[0]:.2f} become {found.min():.1e} to "
+                          f"{found.max():.2f}; the result is {error:.1%} away from fp32.")
 
 
 def draw_spectra(matrices: Mapping[str, Tensor], title: str) -> Picture:
@@ -48,7 +53,8 @@ def draw_spectra(matrices: Mapping[str, Tensor], title: str) -> Picture:
     figure, (left, right) = canvas(3.3, 1, 2, width_ratios=(1, 1.5))
     name, first = next(iter(matrices.items()))
     bound = first.abs().quantile(0.99).item()
-    left.imshow(first.numpy(), cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+    left.imshow(first[:SHOWN, :SHOWN].numpy(), cmap="RdBu", vmin=-bound, vmax=bound,
+                interpolation="nearest")
     left.grid(False)
     left.set(title=name, xlabel="column", ylabel="row")
     for (name, matrix), color in zip(matrices.items(), CYCLE, strict=False):
@@ -90,7 +96,8 @@ def draw_orthogonal(matrices: Mapping[str, Tensor]) -> Picture:
         gram = short @ short.T
         gram = gram / gram.diagonal().max()
         for cell, shown in ((column[0], short / short.abs().max()), (column[1], gram)):
-            cell.imshow(shown.numpy(), cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+            cell.imshow(shown[:SHOWN, :SHOWN].numpy(), cmap="RdBu", vmin=-1, vmax=1,
+                        interpolation="nearest")
             cell.set(xticks=[], yticks=[])
         column[0].set_title(name)
     axes[0, 0].set_ylabel("X")
@@ -122,8 +129,8 @@ def draw_errors(sizes: Sequence[float], errors: Mapping[str, Sequence[float]],
               label="momenta of the small PicoLM")
     axes.set(xscale="log", yscale="log", ylim=(0.01, 300), xlabel="rms of the gradient",
              ylabel="relative error (%)", title="Newton-Schulz in float16, three ways")
-    axes.legend(fontsize=8.5, loc="center right")
-    return finish(figure, "; ".join(f"{name}: {values[0]:.0%} at {sizes[0]:.0e}, {values[-1]:.1%} "
+    axes.legend(fontsize=8.5, loc="upper right")
+    return finish(figure, "; ".join(f"{name}: {values[0]:.1%} at {sizes[0]:.0e}, {values[-1]:.1%} "
                                     f"at {sizes[-1]:.0e}" for name, values in errors.items()) + ".")
 
 
