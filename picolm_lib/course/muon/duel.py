@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import median
 
@@ -29,7 +29,7 @@ MODEL = PicoConfig(vocab_size=2_048, max_seq_len=128, n_layers=3, d_model=64, n_
 STEP = 8 * 128  # tokens per optimizer step
 RUN = TrainConfig(storybook_stories=3_000, max_tokens=80 * STEP, batch_size=8, evals=5,
                   momentum_warmup=30)
-EVAL_TOKENS = 16_384
+EVAL_TOKENS = 8_192
 MOST_LONGER = 2.0  # a run at equal seconds is at most this much longer
 
 
@@ -40,7 +40,6 @@ class Run:
     tokens: list[int]
     bits: list[float]
     """Bits per byte on validation stories, after as many tokens."""
-    trainer: Trainer = field(repr=False)
 
     @property
     def last(self) -> float:
@@ -48,16 +47,24 @@ class Run:
         return self.bits[-1]
 
 
+def is_tiny() -> bool:
+    """Whether runs are only there to see that everything works."""
+    return preset_name() == "smoke"
+
+
 @cache
 def stories() -> dict[str, TokenFile]:
     """The Storybook as token files, few stories for the preset "smoke"."""
-    count = 400 if preset_name() == "smoke" else RUN.storybook_stories
-    return prepare(load_corpus("storybook", count), load_tokenizer(), show_progress=False)
+    count = 400 if is_tiny() else RUN.storybook_stories
+    return prepare(load_corpus("storybook", count), tokenizer(), show_progress=False)
+
+
+tokenizer = cache(load_tokenizer)  # reading it takes longer than a short run
 
 
 def budget() -> int:
     """Tokens of one run: the usual ones, or for the preset "smoke" enough to see that it works."""
-    return 6 * STEP if preset_name() == "smoke" else RUN.max_tokens
+    return 6 * STEP if is_tiny() else RUN.max_tokens
 
 
 def groups(model: PicoLM, rule: str) -> list[dict]:
@@ -79,30 +86,33 @@ def trainer(rule: str = "muon", rate: float = 0.02, seed: int = 0, tokens: int |
         sort: makes the parameter groups.
     """
     config = replace(RUN, max_tokens=tokens or budget(), seed=seed, muon_lr=rate)
-    ready = Trainer(MODEL, config, load_tokenizer(), stories(), show=False)
+    ready = Trainer(MODEL, config, tokenizer(), stories(), show=False)
     ready.optimizer = MuonAdamW(sort(ready.model, rule), weight_decay=config.weight_decay,
                                 betas=(config.adamw_beta1, config.adamw_beta2),
                                 dtype=ready.numerics.dtype)
     return ready
 
 
-def finish_run(ready: Trainer, name: str, line: Line | None = None) -> Run:
+def finish_run(ready: Trainer, name: str, evals: int = RUN.evals) -> Run:
     """Trains to the end, evaluating on the way, and prints how far it is."""
-    line, total, tokens, bits = line or Line(), ready.config.max_tokens, [], []
-    while ready.progress.tokens < total:
+    line, total, tokens, bits = Line(), ready.config.max_tokens, [], []
+    enough = EVAL_TOKENS // 8 if is_tiny() else EVAL_TOKENS
+    while (done := ready.progress.tokens) < total:
+        if done % (10 * STEP) == 0:
+            line.say(f"{name}: {done:,} of {total:,} tokens")
         ready.step()
         done = ready.progress.tokens
-        if done * RUN.evals // total > len(bits):
+        if done * evals // total > len(bits):
             tokens.append(done)
             bits.append(evaluate(ready.model, stories()["validation"], ready.numerics,
-                                 EVAL_TOKENS).bits_per_byte)
-            line.say(f"{name}: {done:,} of {total:,} tokens, {bits[-1]:.3f} bits per byte")
-    return Run(tokens, bits, ready)
+                                 enough).bits_per_byte)
+    line.say(f"{name}: {total:,} tokens, {bits[-1]:.3f} bits per byte")
+    return Run(tokens, bits)
 
 
 def sweep(rule: str, rates: Sequence[float], seed: int = 0) -> dict[float, float]:
     """Bits per byte at the end of a run with each learning rate; a line of output per rate."""
-    return {rate: finish_run(trainer(rule, rate, seed), f"{rule}, learning rate {rate}").last
+    return {rate: finish_run(trainer(rule, rate, seed), f"{rule}, learning rate {rate}", 1).last
             for rate in rates}
 
 

@@ -30,7 +30,7 @@ class Findings:
 
 def observe(name: str, sort: Callable = duel.groups) -> Findings:
     """Trains a small model and watches it."""
-    steps = 6 if duel.budget() < duel.RUN.max_tokens else STEPS
+    steps = 6 if duel.is_tiny() else STEPS
     run, losses, moved, line = duel.trainer(rate=RATE, tokens=steps * duel.STEP,
                                             sort=sort), [], {}, Line()
     first, second = (block.attn.qkv.weight.detach().flatten() for block in run.model.blocks[:2])
