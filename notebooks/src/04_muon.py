@@ -493,7 +493,8 @@ show_source(MuonAdamW._muon)
 # matrix per head. Still it is **one optimizer**, with groups of two kinds: one `step`, one `state_dict`.
 
 # %%
-pictures.draw_groups(PRESETS["nano"].model, "nano: Muon for the hidden matrices, AdamW for the rest")
+pictures.draw_groups(PRESETS["nano"].model,
+                     "nano: Muon for the hidden matrices, AdamW for the rest")
 
 # %% [markdown]
 # *What to see: blue parts get Muon, orange ones AdamW; the two tables are the largest single parts.*
@@ -611,7 +612,8 @@ checks.newton_schulz(newton_schulz_of)
 def nesterov(momentum, gradient, keep):
     """One update of the momentum, and the direction to orthogonalize.
 
-    momentum, gradient: (M, N). keep: mu, such as 0.9. Returns (new momentum, direction), both (M, N).
+    momentum, gradient: (M, N). keep: mu, such as 0.9.
+    Returns (new momentum, direction), both (M, N).
     """
     raise NotImplementedError  # your code
 
