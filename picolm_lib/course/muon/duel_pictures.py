@@ -1,0 +1,96 @@
+"""Pictures of the race between AdamW and Muon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from picolm_lib.course.muon.duel import STEP, Run
+from picolm_lib.course.plots import BLUE, ORANGE, Picture, canvas, finish
+
+NAMES = {"adamw": "AdamW alone", "muon": "Muon + AdamW"}
+COLORS = {"adamw": ORANGE, "muon": BLUE}
+
+
+def draw_sweep(swept: Mapping[str, Mapping[float, float]]) -> Picture:
+    """Bits per byte by learning rate, a curve per rule, the best one marked."""
+    figure, axes = canvas(3.0)
+    for rule, found in swept.items():
+        rates = sorted(found)
+        axes.plot(rates, [found[rate] for rate in rates], "o-", color=COLORS[rule],
+                  label=NAMES[rule])
+        best = min(found, key=found.__getitem__)
+        axes.plot(best, found[best], "o", color=COLORS[rule], markersize=11, fillstyle="none")
+    axes.set(xscale="log", xlabel="learning rate of the hidden matrices",
+             ylabel="bits per byte at the end", title="A small sweep of both (lower is better)")
+    axes.legend()
+    return finish(figure, "Best: " + "; ".join(
+        f"{NAMES[rule]} {min(found.values()):.3f} at {min(found, key=found.__getitem__):g}"
+        for rule, found in swept.items()) + ".")
+
+
+def band(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lowest, mean and highest bits per byte over the seeds, at every evaluation."""
+    bits = np.array([run.bits for run in runs])
+    return bits.min(0), bits.mean(0), bits.max(0)
+
+
+def _curve(axes: Axes, runs: Sequence[Run], rule: str, unit: float) -> None:
+    low, mean, high = band(runs)
+    at = np.array(runs[0].tokens) * unit
+    axes.fill_between(at, low, high, color=COLORS[rule], alpha=0.3, linewidth=0)
+    axes.plot(at, mean, "o-", color=COLORS[rule], markersize=3.5, label=NAMES[rule])
+
+
+def draw_race(equal_tokens: Mapping[str, Sequence[Run]], equal_seconds: Mapping[str, Sequence[Run]],
+              step_seconds: Mapping[str, float]) -> Picture:
+    """The race over tokens and over seconds; bands reach from the best to the worst seed.
+
+    Args:
+        equal_tokens: rule -> runs of one length, a run per seed.
+        equal_seconds: the same, where the quicker rule read more tokens.
+        step_seconds: rule -> seconds of a step, to which the second axis is scaled.
+    """
+    figure, (left, right) = canvas(3.3, 1, 2, sharey=True)
+    for rule, runs in equal_tokens.items():
+        _curve(left, runs, rule, 1e-3)
+    for rule, runs in equal_seconds.items():
+        _curve(right, runs, rule, step_seconds[rule] / STEP)
+    left.set(xlabel="tokens (thousands)", ylabel="bits per byte", title="equal tokens")
+    right.set(xlabel="seconds of training on this machine", title="equal seconds")
+    left.legend(title=f"{len(next(iter(equal_tokens.values())))} seeds each")
+    ends = [", ".join(f"{NAMES[rule]} {band(runs)[1][-1]:.3f}" for rule, runs in group.items())
+            for group in (equal_tokens, equal_seconds)]
+    return finish(figure, f"Bits per byte at the end: at equal tokens {ends[0]}; at equal seconds "
+                          f"{ends[1]}.")
+
+
+def draw_long(short: Mapping[str, Sequence[Run]], long: Mapping[str, Sequence[Run]]) -> Picture:
+    """Ends of short and of longer runs as bars, the first seed of each."""
+    figure, axes = canvas(2.9)
+    for place, (rule, name) in enumerate(NAMES.items()):
+        ends = [group[rule][0].last for group in (short, long)]
+        drawn = axes.bar([x + 0.38 * (place - 0.5) for x in range(2)], ends, 0.36,
+                         color=COLORS[rule], label=name)
+        axes.bar_label(drawn, fmt="%.3f", fontsize=9)
+    axes.set(xticks=range(2), ylabel="bits per byte", title="Short runs and longer ones, one seed",
+             xticklabels=[f"{group['muon'][0].tokens[-1]:,} tokens" for group in (short, long)])
+    axes.grid(False, axis="x")
+    axes.legend()
+    gaps = [group["adamw"][0].last - group["muon"][0].last for group in (short, long)]
+    return finish(figure, f"AdamW alone is {gaps[0]:+.3f} bits per byte from Muon after the short "
+                          f"run, and {gaps[1]:+.3f} after the longer one.")
+
+
+def race_table(equal_tokens: Mapping[str, Sequence[Run]],
+               equal_seconds: Mapping[str, Sequence[Run]]) -> str:
+    """Ends of all runs, as text."""
+    rows = [f"{'':<16}{'':<15}{'tokens':>8}{'mean':>9}{'best':>9}{'worst':>9}  (bits per byte)"]
+    for title, group in (("equal tokens", equal_tokens), ("equal seconds", equal_seconds)):
+        for rule, runs in group.items():
+            low, mean, high = (values[-1] for values in band(runs))
+            rows.append(f"{title:<16}{NAMES[rule]:<15}{runs[0].tokens[-1]:>8,}{mean:>9.3f}"
+                        f"{low:>9.3f}{high:>9.3f}")
+    return "\n".join(rows)
