@@ -709,7 +709,15 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 # %% [markdown]
 # *What to see: the order of the bars is not the order of the losses per token in the table above.*
 #
-# OUTCOME
+# When this notebook was built, 512 tokens had the highest loss per token, higher than bytes, and yet only
+# about half as many bits per byte. Whoever compares losses per token picks the wrong model. By the fair
+# ruler each larger vocabulary was better by far more than the noise: about 1.2, 0.6 and 0.3.
+#
+# Why so much? At the same number of tokens, larger ones have read four times as much text, and a window of
+# 128 tokens reaches back four times as far. The last column shows what it costs: the largest output layer
+# makes a step slower, but not by much. So at equal work the larger vocabulary wins here. Do not expect that
+# of every further doubling: this little world has about a thousand words, and 2,048 tokens hold nearly all
+# of them.
 
 # %% [markdown]
 # ## Recap
