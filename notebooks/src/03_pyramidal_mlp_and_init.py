@@ -374,7 +374,7 @@ for step in (1, 2, 3):
     print(f"step {step}: loss {loss:.4f}, matrices awake: {len(awake)}")
     print("    ", ", ".join(name for name in short if "blocks" not in name))
     assert step > 1 or abs(loss - math.log(512)) < 1e-3
-print(f"ln 512 = {math.log(512):.4f}; of the blocks, only block 0 is listed, the others are like it")
+print(f"ln 512 = {math.log(512):.4f}; of the blocks, only block 0 is listed; the rest is like it")
 
 # %% [markdown]
 # The model wakes up from its end, in three steps. First the output layer: what comes in is not zero, and
