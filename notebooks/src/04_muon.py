@@ -475,9 +475,21 @@ show_source(MuonAdamW._muon)
 # rounding of bf16. The library stacks all matrices of one shape and iterates them together, which saves
 # many small launches on a GPU.
 #
-# **What would go wrong without the scale?** PicoLM's `up` matrices, which have more rows than columns,
-# would take too short a step, the more so the wider they are. And the one learning rate would have to be
-# found anew for every shape.
+# **What would go wrong without the scale?** Three layers with 64 inputs and ever more outputs. How much
+# does one step change each of their outputs?
+
+# %%
+x = torch.randn(1_000, 64, generator=generator)             # inputs with numbers of about 1
+for rows in (64, 256, 1_024):
+    step = newton_schulz(torch.randn(rows, 64, generator=generator))
+    change = (x @ step.T).square().mean().sqrt().item()
+    print(f"{rows:>5} outputs: change {change:.2f} without the scale, "
+          f"{change * update_scale(rows, 64):.2f} with it")
+    assert 0.6 < change * update_scale(rows, 64) < 1.3
+
+# %% [markdown]
+# PicoLM's `gate` and `up` have more rows than columns. Without the scale they would take too short a step,
+# the more so the wider they are, and each shape would need a learning rate of its own.
 
 # %% [markdown]
 # ## 6. Which parameters get Muon
