@@ -1,0 +1,75 @@
+"""Many stories at once, and what can be counted in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from picolm_lib.model import PicoLM
+from picolm_lib.sampling import SampleConfig, generate
+from picolm_lib.storybook import stories
+
+WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+
+
+@dataclass(frozen=True)
+class Told:
+    """A batch of stories that a model told."""
+
+    tokens: list[list[int]]
+    """New tokens of each story, without the end of text."""
+    ended: list[bool]
+    """Whether a story came to its end of text, or had to stop before."""
+
+
+def tell_many(model: PicoLM, ids: list[int], config: SampleConfig, stop: int, count: int,
+              seed: int = 0) -> Told:
+    """`count` stories from one prompt, all in one batch.
+
+    Args:
+        ids: the prompt's token ids.
+        stop: id of the end of text.
+    """
+    steps = generate(model, torch.tensor([ids] * count), config, stop, seed)
+    rows = torch.stack(list(steps), dim=1).tolist()                  # (count, N)
+    return Told([row[:row.index(stop)] if stop in row else row for row in rows],
+                [stop in row for row in rows])
+
+
+def _grams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
+    return [tuple(tokens[i:i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def repeated(tokens: Sequence[int], n: int = 4) -> float:
+    """Share of a story's n-grams that stood in it before: 0 is none, a loop comes near 1."""
+    grams = _grams(tokens, n)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct(texts: Sequence[Sequence[int]], n: int = 4) -> float:
+    """Distinct n-grams of all texts together, as a share of all their n-grams.
+
+    Source: Jiwei Li et al., "A Diversity-Promoting Objective Function for Neural Conversation
+    Models", 2016.
+    """
+    grams = [gram for tokens in texts for gram in _grams(tokens, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in small letters."""
+    return WORD.findall(text.lower())
+
+
+def known_words(count: int = 3_000, seed: int = 0) -> set[str]:
+    """All words of that many Storybook stories; seed 0 is what models are trained on."""
+    return {word for story in stories(count, seed) for word in words(story.text)}
+
+
+def unknown(texts: Sequence[str], known: Collection[str]) -> float:
+    """Share of words that are not among `known`: made up, or two that grew together."""
+    found = [word for text in texts for word in words(text)]
+    return sum(word not in known for word in found) / max(len(found), 1)
