@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -53,6 +55,19 @@ class Cockpit:
 def pieces(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[str]:
     """Every token as text; the end of text as a word."""
     return [" <end>" if i == tokenizer.eos_token_id else tokenizer.decode([i]) for i in ids]
+
+
+def colored_story(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
+                  config: SampleConfig, seed: int = 0, most: int = 170) -> Picture:
+    """A story told with some settings, in the colors of the model's own probabilities."""
+    ids = prompt_ids(model.config, tokenizer, prompt)
+    config = replace(config, max_new_tokens=min(most, config.max_new_tokens))
+    told = generate(model, torch.tensor([ids]), config, tokenizer.eos_token_id, seed)
+    new = [token.item() for token in told]
+    chances = [None] * (len(ids) - 1) + chances_of(model, ids + new)[-len(new):]
+    settings = "greedy" if config.temperature == 0 else f"T = {config.temperature:g}, seed {seed}"
+    return draw_story(pieces(tokenizer, ids[1:] + new), chances,
+                      f"How likely was each token? ({settings})")
 
 
 def sampling_cockpit(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str) -> Playground:

@@ -175,8 +175,8 @@ def draw_cuts(rows: dict[str, Tensor], cuts: dict[str, Callable[[Tensor], Tensor
             said.append(f"{filter_name} keeps {count} at {name!r}")
             end, height = min(count, most) + 0.5 + 0.2 * number, 60 / 2.6 ** number
             cell.axvline(end, color=color, linewidth=1.5)
-            cell.text(max(end, 8) + 0.8, height, f"{filter_name} keeps {count:,}", color=color,
-                      fontsize=9, verticalalignment="center")
+            cell.text(0.98 * most, height, f"{filter_name} keeps {count:,}", color=color,
+                      fontsize=9, verticalalignment="center", horizontalalignment="right")
         cell.set(yscale="log", ylim=(1e-3, 150), xlim=(0.5, most + 0.5), title=name,
                  xlabel="token, from likely to unlikely (rank)")
     axes[0].set_ylabel("chance (%)")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
+from picolm_lib.course.race import Line
 from picolm_lib.model import PicoLM
-from picolm_lib.sampling import SampleConfig, generate
+from picolm_lib.sampling import SampleConfig, generate, prompt_ids
 from picolm_lib.storybook import stories
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
@@ -64,6 +68,7 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
+@cache
 def known_words(count: int = 3_000, seed: int = 0) -> set[str]:
     """All words of that many Storybook stories; seed 0 is what models are trained on."""
     return {word for story in stories(count, seed) for word in words(story.text)}
@@ -73,3 +78,25 @@ def unknown(texts: Sequence[str], known: Collection[str]) -> float:
     """Share of words that are not among `known`: made up, or two that grew together."""
     found = [word for text in texts for word in words(text)]
     return sum(word not in known for word in found) / max(len(found), 1)
+
+
+def measure(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
+            settings: Mapping[str, SampleConfig], seeds: Sequence[int], count: int,
+            ) -> dict[str, dict[str, list[float]]]:
+    """Lets a model tell `count` stories with every setting and seed, and counts in them.
+
+    Returns:
+        setting -> what was counted -> one share for each seed.
+    """
+    ids, line, results = prompt_ids(model.config, tokenizer, prompt), Line(), {}
+    known = known_words()
+    for number, (name, config) in enumerate(settings.items(), start=1):
+        rows = results[name] = defaultdict(list)
+        for seed in seeds:
+            told = tell_many(model, ids, config, tokenizer.eos_token_id, count, seed)
+            rows["stories\nthat end"].append(sum(told.ended) / count)
+            rows["repeated\n4-grams"].append(sum(map(repeated, told.tokens)) / count)
+            rows["distinct\n4-grams"].append(distinct(told.tokens))
+            rows["unknown\nwords"].append(unknown(tokenizer.batch_decode(told.tokens), known))
+        line.say(f"{number} of {len(settings)} settings, {len(seeds)} x {count} stories each")
+    return {name: dict(rows) for name, rows in results.items()}
