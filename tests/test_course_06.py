@@ -18,7 +18,7 @@ from picolm_lib.evaluate import hallucination_meter
 from picolm_lib.sampling import SampleConfig, apply_top_k, generate
 from picolm_lib.storybook import questions
 
-PROMPT = "Once upon a time, there was a little girl named Lily. She loved to"
+PROMPT = "Once upon a time, there was a girl named Lily. She loved to run. She loved to"
 CPU = numerics("cpu", "float32")
 
 
@@ -83,17 +83,15 @@ def test_the_text_is_that_of_generate(bundled, pilot):
 
 def test_every_slider_of_the_cockpit_moves_the_picture(bundled):
     playground = cockpit.sampling_cockpit(*bundled, PROMPT)
-    moved = {"temperature": 2.0, "top_k": 2, "top_p": 0.5, "min_p": 0.3,
-             "repetition_penalty": 1.5, "seed": 1}
+    moved = {"seed": 1, "temperature": 2.0, "repetition_penalty": 1.3, "min_p": 0.0,
+             "top_k": 20, "top_p": 0.5}
     assert moved.keys() == playground.sliders.keys()
     for name, value in moved.items():
         before = [image.value for image in playground.images]
         playground.sliders[name].value = value
         after = [image.value for image in playground.images]
-        assert before[0] != after[0], name
+        assert before[1] != after[1] if name == "seed" else before[0] != after[0], name
         assert all(len(image) < 80_000 for image in after)
-        playground.sliders[name].value = playground.sliders[name].min if name == "seed" else (
-            {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.05}.get(name, 1.0))
     assert len(playground.picture.png) < 80_000
 
 
@@ -128,9 +126,11 @@ def test_counting_in_stories_by_hand():
     assert stories.repeated([1, 2] * 4, n=2) == pytest.approx(1 - 2 / 7)
     assert stories.repeated([1]) == 0
     assert stories.distinct([[1, 2, 3], [1, 2, 4]], n=2) == pytest.approx(3 / 4)
-    known = {"the", "cat"}
-    assert stories.unknown(["The cat.", "the catthe!"], known) == pytest.approx(1 / 4)
-    assert {"once", "upon", "lily"} <= stories.known_words(200)
+    known = {("the", "cat"), ("cat", "sat")}
+    assert stories.unknown(["The cat sat.", "The catsat sat!"], known) == pytest.approx(2 / 4)
+    assert stories.unknown(["", "One"], known) == 0
+    few = stories.known_pairs(100)
+    assert ("once", "upon") in few and len(few) < len(stories.known_pairs(200))
 
 
 def test_many_stories_are_those_of_the_batch(bundled):
@@ -155,7 +155,7 @@ def test_measures_are_shares_and_greedy_has_one_story(bundled):
     greedy, hot = (found[name] for name in settings)
     assert greedy["distinct\n4-grams"] == pytest.approx([1 / 3, 1 / 3], rel=0.2)
     assert hot["distinct\n4-grams"][0] > 0.9
-    assert sum(hot["unknown\nwords"]) > sum(greedy["unknown\nwords"])
+    assert sum(hot["unknown\nword pairs"]) > sum(greedy["unknown\nword pairs"])
 
 
 def test_at_temperature_zero_it_is_the_meter(bundled, asked):

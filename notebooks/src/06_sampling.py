@@ -7,7 +7,7 @@
 #
 # - turn a vector of logits into a word in six ways, and say what each way is good for;
 # - write the loop that tells a story, with a cache, in batches, and with a proper end;
-# - measure what the settings cost: loops, broken words, and facts that a story forgets.
+# - measure what the settings cost: loops, nonsense, and facts that a story forgets.
 #
 # **Before you start:** Python, and a little PyTorch (tensors, softmax). You need no other notebook: a
 # trained model comes with the course.
@@ -30,7 +30,8 @@ from picolm_lib.course.start import preset_name
 
 PRESET = preset_name()
 RUN = "bundled"  # @param {type:"string"}
-PROMPT = "Once upon a time, there was a little girl named Lily. She loved to"  # @param {type:"string"}
+PROMPT = ("Once upon a time, there was a little girl named Lily. She loved to run and jump. "
+          "She loved to")
 SEED = 0  # @param {type:"integer"}
 QUICK = PRESET == "smoke"  # fewer stories and questions
 
@@ -363,29 +364,38 @@ print(f"{int(negative.sum())} of {seen.shape[1]} seen tokens have a negative log
 show_source(apply_repetition_penalty)
 
 # %% [markdown]
-# Now give it to the young model, greedy as before, from a few beginnings. And give it the faulty one.
-# (A penalty that only divides is not always worse. It depends on how many logits are negative.)
+# Now give both to the young model, greedy as before. Then make the fault visible with a trick. Softmax
+# does not notice if you subtract the same number from all logits: the chances stay. So a model could as
+# well give logits that are all negative. Subtract 20.
+#
+# **Predict:** which of the four bars is the longest?
 
 # %%
 from picolm_lib.course.plots import bars
 
 
 def loops(change):
-    """How much of six greedy texts of the young model is repetition."""
+    """How much of three greedy texts of the young model is repetition."""
     shares = []
-    for name in ("Tom", "Lily", "The", "One day", "A dog", "They"):
+    for name in ("Tom", "Lily", "The"):
         first = torch.tensor([prompt_ids(young.config, tokenizer, name)], device=device)
-        text = my_loop(young, first, 80, lambda logits, text: change(logits, text).argmax(-1))
+        text = my_loop(young, first, 60, lambda logits, text: change(logits, text).argmax(-1))
         shares.append(repeated(text[0].tolist()))
     return 100 * sum(shares) / len(shares)
 
+torch.testing.assert_close((logits - 20).softmax(-1), logits.softmax(-1))     # the same chances
 bars({"no penalty": loops(lambda logits, text: logits),
       "penalty 1.3": loops(partial(my_penalty, r=1.3)),
-      "penalty 1.3 with the fault": loops(partial(with_fault, r=1.3))},
+      "with the fault": loops(partial(with_fault, r=1.3)),
+      "with the fault, logits - 20": loops(lambda z, text: with_fault(z - 20, text, 1.3))},
      "4-grams that were there before (%)", "Greedy texts of the young model")
 
 # %% [markdown]
-# *What to see: the penalty brings repetition down by a wide margin; compare the bar of the faulty one.*
+# *What to see: the penalty all but removes the repetition; the faulty one looks fine too, until the same
+# chances come with negative logits: then it rewards what it should punish.*
+#
+# That is how the fault hides. The likeliest tokens often have positive logits, and there both agree. It
+# bites with a model whose logits lie lower.
 #
 # **What goes wrong with the penalty?** A story *must* repeat things: the hero's name, the color of the
 # ball, the word "the". The penalty cannot tell a loop from a memory. You measure what that costs in "Does
@@ -557,16 +567,19 @@ for kind, reading in meter.items():
 draw_meter(TEMPERATURES, among, anything, guessing(asked))
 
 # %% [markdown]
-# *What to see: among the candidates (blue) facts fade slowly; among all tokens (orange) they fall much
-# faster above T = 1, even below the line of guessing; a place is guessed at every temperature.*
+# *What to see: among the candidates (blue) facts fade slowly; among all tokens (orange) they fall faster
+# above T = 1; a place is guessed at every temperature.*
 #
 # So heat does two kinds of harm. It mixes up facts (blue falls). And it lets in words that are no answer
-# at all (the gap between blue and orange). Orange can fall below guessing, because guessing is among the
-# candidates, and the tail is not. The first harm you can only lower with T. The second one is the tail,
-# and a cut removes it.
+# at all (the gap between blue and orange grows). The first harm you can only lower with T. The second one
+# is the tail, and a cut removes it.
 #
-# No setting teaches the model what it does not know. The places show that: at T = 0 it guesses, too, and
-# sounds as sure as ever.
+# Mind the gap at T = 0, before any heat. There, orange misses the truth where the story goes on in another
+# way, which may be just as good: "Lily" in place of "she". So orange is a strict judge, and only its *fall*
+# is the harm of heat. Where it lies below the line of guessing, that is no contradiction: guessing chooses
+# among the candidates only.
+#
+# No setting teaches the model what it does not know. The places show that: cold or warm, it guesses.
 #
 # ### The other side of the trade
 #
@@ -577,18 +590,25 @@ draw_meter(TEMPERATURES, among, anything, guessing(asked))
 from picolm_lib.course.sampling.curves import draw_trade
 from picolm_lib.course.sampling.stories import measure
 
-SEEDS, COUNT = ((0,), 4) if QUICK else ((0, 1, 2), 16)
+SEEDS, COUNT = ((0,), 4) if QUICK else ((0, 1, 2), 12)
 hot = {T: SampleConfig(temperature=T, min_p=0) for T in (0, 0.5, 1, 1.5, 2)}
 counted = measure(model, tokenizer, START, hot, SEEDS, COUNT)
-draw_trade(list(hot), {name.replace("\n", " "): [counted[T][name] for T in hot]
-                       for name in counted[0]})
+draw_trade(list(hot), {name: [counted[T][name] for T in hot] for name in counted[0]})
 
 # %% [markdown]
-# *What to see: with heat, stories differ more from each other (distinct 4-grams), but fewer come to an
-# end, and more of their words are unknown; the bands are the range over the seeds.*
+# *What to see: from greedy to T = 0.5 the stories become different ones (distinct 4-grams); with more heat
+# there is little left to gain, but more and more words stand beside a word that they never stand beside;
+# the bands are the range over the seeds.*
 #
 # `distinct` counts how many of all the 4-grams of all stories are different ones. Greedy tells one story
-# again and again. *Unknown words* are those that 3,000 stories of the Storybook do not have.
+# again and again. *Unknown word pairs* are neighboring words that 3,000 stories of the Storybook do not
+# have: a rough ear for nonsense. Stories of the Storybook itself are not quite free of them:
+
+# %%
+from picolm_lib.course.sampling.stories import known_pairs, unknown
+
+real = [story.text for story in stories(50, seed=997)]
+print(f"unknown word pairs in stories that the Storybook wrote: {unknown(real, known_pairs()):.1%}")
 
 # %% [markdown]
 # ## Your turn
@@ -716,7 +736,9 @@ checks.repetition_penalty(repetition_penalty)
 # setting breaks it first.
 
 # %%
-MY_PROMPT = "Tom had a red ball. Mia had a blue kite. Tom and Mia played. Mia held her"  # @param {type:"string"}
+MY_PROMPT = ("Once upon a time, there was a boy named Toby. He had a friend named Fred. Fred had a "
+             "green hat that he loved very much. Toby wanted one, too. One day, they met in the "
+             "meadow. Toby was wearing a red sweater. Toby asked, \"Can I borrow your")
 
 sampling_cockpit(model, tokenizer, MY_PROMPT)
 
@@ -727,7 +749,7 @@ sampling_cockpit(model, tokenizer, MY_PROMPT)
 # %% [markdown]
 # ## Does it matter?
 #
-# Eight settings, the same model, the same beginning. For each, 48 stories (three seeds of 16), and the
+# Eight settings, the same model, the same beginning. For each, 36 stories (three seeds of 12), and the
 # chance to write the true word in 180 questions (three sets of 60), computed exactly. The line spans the
 # three seeds; only what is further apart than the lines means something. (With the preset `smoke` there
 # are so few stories that the numbers mean little.)
@@ -736,24 +758,25 @@ sampling_cockpit(model, tokenizer, MY_PROMPT)
 
 # %%
 off = {"min_p": 0.0}
-SETTINGS = {
-    "greedy": SampleConfig(temperature=0),
-    "T 0.8, min-p 0.05 (default)": SampleConfig(),
-    "T 1": SampleConfig(temperature=1, **off),
-    "T 1, top-k 20": SampleConfig(temperature=1, top_k=20, **off),
-    "T 1, top-p 0.9": SampleConfig(temperature=1, top_p=0.9, **off),
-    "T 1.5": SampleConfig(temperature=1.5, **off),
-    "T 1.5, min-p 0.1": SampleConfig(temperature=1.5, min_p=0.1),
-    "default, penalty 1.3": SampleConfig(repetition_penalty=1.3),
-}
-results = measure(model, tokenizer, START, SETTINGS, SEEDS, COUNT)
+mild = {"greedy": SampleConfig(temperature=0),
+        "T 0.8, min-p 0.05 (default)": SampleConfig(),
+        "T 1": SampleConfig(temperature=1, **off),
+        "T 1, top-k 20": SampleConfig(temperature=1, top_k=20, **off)}
+results = measure(model, tokenizer, START, mild, SEEDS, COUNT)
+
+# %%
+other = {"T 1, top-p 0.9": SampleConfig(temperature=1, top_p=0.9, **off),
+         "T 1.5": SampleConfig(temperature=1.5, **off),
+         "T 1.5, min-p 0.1": SampleConfig(temperature=1.5, min_p=0.1),
+         "default, penalty 1.3": SampleConfig(repetition_penalty=1.3)}
+results |= measure(model, tokenizer, START, other, SEEDS, COUNT)
 
 # %%
 from picolm_lib.course.sampling.curves import draw_settings
 
 sets = [ask(model, tokenizer, questions(18 if QUICK else 60, seed), numerics())
         for seed in range(20_000_000, 20_000_000 + len(SEEDS))]
-for name, config in SETTINGS.items():
+for name, config in (mild | other).items():
     results[name]["facts\nkept"] = [written(asked, config)["all"] for asked in sets]
 draw_settings(results)
 
@@ -761,7 +784,7 @@ draw_settings(results)
 # *What to see: which rows are apart by more than their lines, column by column; read the top row, greedy,
 # against the default, and each T 1.5 against the other.*
 #
-# OUTCOME
+# (results)
 
 # %% [markdown]
 # ## Take your model with you

@@ -86,8 +86,8 @@ def draw_trade(temperatures: Sequence[float],
         low, mean, high = zip(*map(_spread, rows), strict=True)
         cell.fill_between(temperatures, low, high, color=color, alpha=0.25, linewidth=0)
         cell.plot(temperatures, mean, "o-", color=color, markersize=4)
-        cell.set(title=name, xlabel="temperature", ylim=(0, 1.1 * max(max(high), 10)))
-        said.append(f"{name}: {mean[0]:.0f}% to {mean[-1]:.0f}%")
+        cell.set(title=name, xlabel="temperature", ylim=(0, 1.1 * max(max(high), 4)))
+        said.append(f"{name.replace(chr(10), ' ')}: {mean[0]:.0f}% to {mean[-1]:.0f}%")
     axes[0][0].set_ylabel("share (%)")
     return finish(figure, f"From temperature {temperatures[0]:g} to {temperatures[-1]:g}, "
                           + "; ".join(said) + ".")
@@ -107,9 +107,12 @@ def draw_settings(results: Mapping[str, Mapping[str, Sequence[float]]]) -> Pictu
             cell.plot([low, high], [row, row], color=color, linewidth=5, alpha=0.35,
                       solid_capstyle="butt")
             cell.plot([mean], [row], "o", color=color, markersize=5)
-        ends = [s[0] for s in spreads], [s[2] for s in spreads]
-        room = max(0.12 * (max(ends[1]) - min(ends[0])), 1.0)
-        cell.set(title=measure, xlabel="%", xlim=(min(ends[0]) - room, max(ends[1]) + room))
+        left, right = min(s[0] for s in spreads), max(s[2] for s in spreads)
+        if right - left < 4:                                         # no drama about nothing
+            left = max(0.0, right - 4)
+            right = left + 4
+        room = 0.1 * (right - left)
+        cell.set(title=measure, xlabel="%", xlim=(left - room, right + room))
         cell.title.set_fontsize(9)
     axes[0].set_yticks(range(len(names)), names, color=INK)
     axes[0].set_ylim(len(names) - 0.5, -0.5)

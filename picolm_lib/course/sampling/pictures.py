@@ -170,7 +170,7 @@ def draw_cuts(rows: dict[str, Tensor], cuts: dict[str, Callable[[Tensor], Tensor
         chances = logits.softmax(-1)[0].sort(descending=True).values[:most]
         cell.bar(range(1, most + 1), (100 * chances).tolist(), width=1.0, color=GRAY)
         for number, (color, (filter_name, keep)) in enumerate(zip(CUT_COLORS, cuts.items(),
-                                                                  strict=True)):
+                                                                  strict=False)):
             count = int(keep(logits).isfinite().sum())
             said.append(f"{filter_name} keeps {count} at {name!r}")
             end, height = min(count, most) + 0.5 + 0.2 * number, 60 / 2.6 ** number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -68,16 +69,21 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
+def pairs(text: str) -> list[tuple[str, str]]:
+    """Neighboring words of a text."""
+    return list(itertools.pairwise(words(text)))
+
+
 @cache
-def known_words(count: int = 3_000, seed: int = 0) -> set[str]:
-    """All words of that many Storybook stories; seed 0 is what models are trained on."""
-    return {word for story in stories(count, seed) for word in words(story.text)}
+def known_pairs(count: int = 3_000, seed: int = 0) -> frozenset[tuple[str, str]]:
+    """Word pairs of that many Storybook stories; seed 0 is what models are trained on."""
+    return frozenset(pair for story in stories(count, seed) for pair in pairs(story.text))
 
 
-def unknown(texts: Sequence[str], known: Collection[str]) -> float:
-    """Share of words that are not among `known`: made up, or two that grew together."""
-    found = [word for text in texts for word in words(text)]
-    return sum(word not in known for word in found) / max(len(found), 1)
+def unknown(texts: Sequence[str], known: Collection[tuple[str, str]]) -> float:
+    """Share of neighboring words that are not among `known`: a rough ear for nonsense."""
+    found = [pair for text in texts for pair in pairs(text)]
+    return sum(pair not in known for pair in found) / max(len(found), 1)
 
 
 def measure(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
@@ -89,7 +95,7 @@ def measure(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
         setting -> what was counted -> one share for each seed.
     """
     ids, line, results = prompt_ids(model.config, tokenizer, prompt), Line(), {}
-    known = known_words()
+    known = known_pairs()
     for number, (name, config) in enumerate(settings.items(), start=1):
         rows = results[name] = defaultdict(list)
         for seed in seeds:
@@ -97,6 +103,6 @@ def measure(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
             rows["stories\nthat end"].append(sum(told.ended) / count)
             rows["repeated\n4-grams"].append(sum(map(repeated, told.tokens)) / count)
             rows["distinct\n4-grams"].append(distinct(told.tokens))
-            rows["unknown\nwords"].append(unknown(tokenizer.batch_decode(told.tokens), known))
+            rows["unknown\nword pairs"].append(unknown(tokenizer.batch_decode(told.tokens), known))
         line.say(f"{number} of {len(settings)} settings, {len(seeds)} x {count} stories each")
     return {name: dict(rows) for name, rows in results.items()}
