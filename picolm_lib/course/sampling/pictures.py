@@ -44,7 +44,8 @@ def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
     before, after = choice.before[top].tolist(), choice.after[top].tolist()
     names = [label(decode([i])) for i in top.tolist()]
     others = len(choice.before) - SHOWN
-    before, after = [*before, 1 - sum(before)], [*after, max(0.0, 1 - sum(after))]
+    before, after = [*before, max(0.0, 1 - sum(before))], [*after, max(0.0, 1 - sum(after))]
+    after = [value if value > 1e-6 else 0.0 for value in after]      # what sums leave by rounding
     names.append(f"{others:,} others")
     figure, axes = canvas(3.4)
     rows = torch.arange(SHOWN + 1).float()
@@ -59,7 +60,7 @@ def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
         axes.text(max(value, kept) + 0.01 * right, row, text, verticalalignment="center",
                   fontsize=8.5, color=INK if kept else "#777777")
     axes.set_yticks(rows.tolist(), names, family="monospace", fontsize=9)
-    axes.set(xlim=(0, 1.16 * right), ylim=(SHOWN + 0.6, -0.6), xlabel="chance of the next token",
+    axes.set(xlim=(0, 1.22 * right), ylim=(SHOWN + 0.6, -0.6), xlabel="chance of the next token",
              title=f"{choice.survivors:,} of {len(choice.before):,} tokens survive; they hold "
                    f"{choice.mass:.1%} of the model's probability")
     shown = [right * i / 5 for i in range(6)]
