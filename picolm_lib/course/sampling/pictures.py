@@ -146,7 +146,7 @@ def draw_temperatures(logits: Tensor, temperatures: Sequence[float], decode: Cal
         rest = 100 - shown.sum().item()
         cell.barh(range(10), shown.tolist(), color=BLUE, height=0.7)
         cell.barh([10], [rest], color=GRAY, height=0.7)
-        cell.text(min(rest, 60) + 2, 10, f"{rest:.1f}%", fontsize=8.5, verticalalignment="center")
+        cell.text(min(rest, 74) + 2, 10, f"{rest:.1f}%", fontsize=8.5, verticalalignment="center")
         cell.set(title=f"T = {temperature:g}", xlabel="chance (%)", xlim=(0, 100))
         cell.grid(False)
     names = [label(decode([i])) for i in top.tolist()] + ["all others"]
