@@ -625,7 +625,7 @@ from picolm_lib.course.sampling import checks
 
 
 def min_p(logits, p):
-    """(B, V) logits: minus infinity where a token is less than p times as likely as the likeliest."""
+    """(B, V) logits, minus infinity where a token is less than p times as likely as the best."""
     raise NotImplementedError  # your code
 
 
