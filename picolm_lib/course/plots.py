@@ -82,6 +82,19 @@ def finish(figure: Figure, text: str) -> Picture:
     return _png(Image.fromarray(pixels), text)
 
 
+def stack(*pictures: Picture) -> Picture:
+    """Pictures one below the other, as one."""
+    images = [Image.open(io.BytesIO(picture.png)).convert("RGB") for picture in pictures]
+    whole = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    stream = io.BytesIO()
+    whole.quantize(COLORS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    return Picture(stream.getvalue(), " ".join(picture.text for picture in pictures))
+
+
 def plain(axes: Axes) -> Axes:
     """Axes without frame, ticks and grid, for drawings that are not plots."""
     axes.set_axis_off()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import ipywidgets
 from IPython.display import display
 
-from picolm_lib.course.plots import WIDTH, Picture
+from picolm_lib.course.plots import WIDTH, Picture, stack
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -21,26 +21,42 @@ class Playground:
 
     Args:
         draw: makes a picture from one value per slider, given by name.
+        later: draws a second picture below the first, from the same values. For what takes longer:
+            the first picture has been sent when this one is begun.
         sliders: name of the parameter -> its slider.
 
     Where no sliders can be shown, as on GitHub, the first picture stands in for them.
     """
 
-    def __init__(self, draw: Callable[..., Picture], **sliders: ipywidgets.ValueWidget) -> None:
-        self.draw, self.sliders = draw, sliders
-        self.picture = self._draw()
-        self.image = ipywidgets.Image(value=self.picture.png, format="png",
-                                      width=int(100 * WIDTH))
+    def __init__(self, draw: Callable[..., Picture], later: Callable[..., Picture] | None = None,
+                 **sliders: ipywidgets.ValueWidget) -> None:
+        self.draws = (draw,) if later is None else (draw, later)
+        self.sliders = sliders
+        self.pictures = [self._draw(number) for number in range(len(self.draws))]
+        self.images = [ipywidgets.Image(value=picture.png, format="png", width=int(100 * WIDTH))
+                       for picture in self.pictures]
         for slider in sliders.values():
             slider.observe(self._redraw, names="value")
-        self.box = ipywidgets.VBox([*sliders.values(), self.image])
+        self.box = ipywidgets.VBox([*sliders.values(), *self.images])
 
-    def _draw(self) -> Picture:
-        return self.draw(**{name: slider.value for name, slider in self.sliders.items()})
+    @property
+    def picture(self) -> Picture:
+        """What is seen now."""
+        return stack(*self.pictures) if len(self.pictures) > 1 else self.pictures[0]
+
+    @property
+    def image(self) -> ipywidgets.Image:
+        """Where the first picture is shown."""
+        return self.images[0]
+
+    def _draw(self, number: int) -> Picture:
+        values = {name: slider.value for name, slider in self.sliders.items()}
+        return self.draws[number](**values)
 
     def _redraw(self, _: object = None) -> None:
-        self.picture = self._draw()
-        self.image.value = self.picture.png
+        for number, image in enumerate(self.images):
+            self.pictures[number] = self._draw(number)
+            image.value = self.pictures[number].png
 
     def _ipython_display_(self) -> None:
         """Live sliders and, for readers without a kernel, the picture as it is now."""

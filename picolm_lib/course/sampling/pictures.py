@@ -1,0 +1,187 @@
+"""Pictures of sampling: bars of the next token, stories in color, what settings do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from picolm_lib.course.plots import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    RED,
+    WIDTH,
+    Picture,
+    canvas,
+    finish,
+    plain,
+)
+from picolm_lib.course.sampling.chances import Choice
+
+GRAY = "#C4C4C4"
+SHOWN = 10  # tokens that have a bar of their own
+# From sure to surprised: (least probability, color behind dark text, what the legend says).
+SURPRISE = ((0.9, "#FFFFFF", "over 90%"), (0.5, "#FDF0D5", "50 to 90%"),
+            (0.2, "#FBD892", "20 to 50%"), (0.05, "#F2AD49", "5 to 20%"),
+            (0.0, "#E57E3D", "under 5%"))
+CUT_COLORS = (BLUE, RED, GREEN)
+GIVEN = "#E4E4E4"  # behind the prompt
+MONOSPACE_ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in font sizes
+
+
+def label(piece: str) -> str:
+    """A token as a readable name: its blanks and line breaks can be seen."""
+    return "'" + piece.replace("\n", "¶") + "'" if piece else "' '"
+
+
+def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
+    """The likeliest tokens' chances before and after the filters, and the token that was drawn."""
+    top = choice.before.topk(SHOWN).indices
+    before, after = choice.before[top].tolist(), choice.after[top].tolist()
+    names = [label(decode([i])) for i in top.tolist()]
+    others = len(choice.before) - SHOWN
+    before, after = [*before, max(0.0, 1 - sum(before))], [*after, max(0.0, 1 - sum(after))]
+    after = [value if value > 1e-6 else 0.0 for value in after]      # what sums leave by rounding
+    names.append(f"{others:,} others")
+    figure, axes = canvas(3.4)
+    # Fixed margins: quicker than a layout that is worked out, and nothing jumps under a slider.
+    figure.set_layout_engine("none")
+    axes.set_position((0.155, 0.135, 0.835, 0.79))
+    rows = torch.arange(SHOWN + 1).float()
+    place = (top == choice.drawn).nonzero().flatten().tolist() or [SHOWN]
+    colors = [ORANGE if row == place[0] else BLUE for row in range(SHOWN + 1)]
+    axes.barh(rows - 0.2, before, height=0.36, color=GRAY)
+    axes.barh(rows + 0.2, after, height=0.36, color=colors)
+    most = max(before + after)
+    right = next((limit for limit in (0.25, 0.5) if most < 0.9 * limit), 1.0)
+    for row, (value, kept) in enumerate(zip(before, after, strict=True)):
+        text = f"{value:.1%} → {kept:.1%}" if kept else f"{value:.1%} → out"
+        axes.text(max(value, kept) + 0.01 * right, row, text, verticalalignment="center",
+                  fontsize=8.5, color=INK if kept else "#777777")
+    axes.set_yticks(rows.tolist(), names, family="monospace", fontsize=9)
+    axes.set(xlim=(0, 1.22 * right), ylim=(SHOWN + 0.6, -0.6), xlabel="chance of the next token",
+             title=f"{choice.survivors:,} of {len(choice.before):,} tokens survive; they hold "
+                   f"{choice.mass:.1%} of the model's probability")
+    shown = [right * i / 5 for i in range(6)]
+    axes.set_xticks(shown, [f"{tick:.0%}" for tick in shown])
+    axes.grid(False)
+    for height, color, text in ((0.02, GRAY, "the model's own"), (0.1, BLUE, "after the filters"),
+                                (0.18, ORANGE, "drawn by the seed")):
+        axes.text(0.99, height + 0.03, f"■ {text}", color=color if color != GRAY else "#888888",
+                  transform=axes.transAxes, horizontalalignment="right", fontsize=9)
+    return finish(figure, f"{choice.survivors} tokens survive with {choice.mass:.1%} of the "
+                          f"probability; the seed draws {label(decode([choice.drawn]))}.")
+
+
+def color_of(chance: float | None) -> str:
+    """The background of a token that the model gave this probability; None is the prompt's."""
+    if chance is None:
+        return GIVEN
+    return next(color for least, color, _ in SURPRISE if chance >= least)
+
+
+def layout(pieces: Sequence[str], columns: int) -> list[tuple[int, int, int, str]]:
+    """(row, column, token, text) of every token; lines break before a word that does not fit."""
+    cells, row, column = [], 0, 0
+    for number, piece in enumerate(pieces):
+        text = piece.replace("\n", "¶")
+        following = next((i for i, later in enumerate(pieces[number + 1:], number + 1)
+                          if later[:1] in (" ", "\n")), len(pieces))
+        word = text + ("".join(pieces[number + 1:following]) if piece[:1] == " " else "")
+        if column + len(word) > columns:
+            row, column = row + 1, 0
+        cells.append((row, column, number, text[:columns]))
+        column += len(text)
+        if piece.endswith("\n") and not "".join(pieces[number + 1:number + 2]).startswith("\n"):
+            row, column = row + 1, 0
+    return cells
+
+
+def draw_story(pieces: Sequence[str], chances: Sequence[float | None], title: str,
+               rows: int | None = None, columns: int = 84) -> Picture:
+    """A text in which every token's color says how likely the model found it.
+
+    Args:
+        chances: the model's probability of every token, None where it was given.
+        rows: height in lines, if it should not follow the text; what is longer is left away.
+    """
+    cells = layout(pieces, columns)
+    rows = rows or max(cell[0] for cell in cells) + 1
+    height = 0.72 + 0.225 * rows
+    figure, axes = canvas(height)
+    plain(axes).set(xlim=(0, columns), ylim=(rows + 1.3, 0), title=title)
+    size = 72 * (WIDTH - 0.1) / columns / MONOSPACE_ADVANCE
+    for row, column, number, text in cells:
+        if row < rows:
+            axes.add_patch(Rectangle((column, row + 0.05), len(text), 0.9, linewidth=0,
+                                     color=color_of(chances[number])))
+            axes.text(column, row + 0.5, text, family="monospace", fontsize=size, color=INK,
+                      verticalalignment="center")
+    legend = [(GIVEN, "prompt")] if None in chances else []
+    legend += [(color, text) for _, color, text in SURPRISE]
+    for number, (color, text) in enumerate(legend):
+        axes.add_patch(Rectangle((14 * number, rows + 0.55), 2, 0.7, facecolor=color,
+                                 edgecolor="#999999", linewidth=0.6))
+        axes.text(14 * number + 2.5, rows + 0.9, text, fontsize=8.5, verticalalignment="center",
+                  color="#555555")
+    known = [chance for chance in chances if chance is not None]
+    rare = sum(chance < 0.2 for chance in known)
+    return finish(figure, f"A story of {len(known)} new tokens; the model gave {rare} of them less "
+                          f"than 20%: {''.join(pieces)[:60]!r} and so on.")
+
+
+def draw_temperatures(logits: Tensor, temperatures: Sequence[float], decode: Callable,
+                      ) -> Picture:
+    """The likeliest tokens' chances at several temperatures.
+
+    Args:
+        logits: (1, V).
+    """
+    top = logits[0].topk(10).indices
+    figure, axes = canvas(2.9, 1, len(temperatures), sharey=True)
+    for cell, temperature in zip(axes, temperatures, strict=True):
+        chances = (logits[0] / temperature).softmax(-1)
+        shown = 100 * chances[top]
+        rest = 100 - shown.sum().item()
+        cell.barh(range(10), shown.tolist(), color=BLUE, height=0.7)
+        cell.barh([10], [rest], color=GRAY, height=0.7)
+        cell.text(min(rest, 74) + 2, 10, f"{rest:.1f}%", fontsize=8.5, verticalalignment="center")
+        cell.set(title=f"T = {temperature:g}", xlabel="chance (%)", xlim=(0, 100))
+        cell.grid(False)
+    names = [label(decode([i])) for i in top.tolist()] + ["all others"]
+    axes[0].set_yticks(range(11), names, family="monospace", fontsize=9)
+    axes[0].set_ylim(10.6, -0.6)
+    first = [(logits[0] / t).softmax(-1).max().item() for t in temperatures]
+    return finish(figure, "The likeliest token's chance is " + ", ".join(
+        f"{chance:.0%} at T = {t:g}" for chance, t in zip(first, temperatures, strict=True)) + ".")
+
+
+def draw_cuts(rows: dict[str, Tensor], cuts: dict[str, Callable[[Tensor], Tensor]],
+              most: int = 40) -> Picture:
+    """Where each filter cuts two distributions: tokens from likely to unlikely.
+
+    Args:
+        rows: name of a place in a text -> (1, V) logits there.
+        cuts: name of a filter -> the filter.
+    """
+    figure, axes = canvas(3.3, 1, len(rows), sharey=True)
+    said = []
+    for cell, (name, logits) in zip(axes, rows.items(), strict=True):
+        chances = logits.softmax(-1)[0].sort(descending=True).values[:most]
+        cell.bar(range(1, most + 1), (100 * chances).tolist(), width=1.0, color=GRAY)
+        for number, (color, (filter_name, keep)) in enumerate(zip(CUT_COLORS, cuts.items(),
+                                                                  strict=False)):
+            count = int(keep(logits).isfinite().sum())
+            said.append(f"{filter_name} keeps {count} at {name!r}")
+            end, height = min(count, most) + 0.5 + 0.2 * number, 60 / 2.6 ** number
+            cell.axvline(end, color=color, linewidth=1.5)
+            cell.text(0.98 * most, height, f"{filter_name} keeps {count:,}", color=color,
+                      fontsize=9, verticalalignment="center", horizontalalignment="right")
+        cell.set(yscale="log", ylim=(1e-3, 150), xlim=(0.5, most + 0.5), title=name,
+                 xlabel="token, from likely to unlikely (rank)")
+    axes[0].set_ylabel("chance (%)")
+    return finish(figure, "; ".join(said) + ".")
