@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import SHARED, STORIES, bpe
+from helpers import SHARED, STORIES, assert_every_slider_moves, bpe
 
 from picolm_lib.checkpoint import load_run
 from picolm_lib.config import PRESETS
@@ -83,11 +83,7 @@ def test_the_cost_is_the_models(vocab_size, d_model):
 def test_every_slider_moves_its_picture():
     grounds = [vocabulary.vocabulary_cost(), pictures.merge_slider(next(stories(1, seed=3)).text)]
     for playground in grounds:
-        for name, slider in playground.sliders.items():
-            before = playground.image.value
-            slider.value = slider.options[0] if hasattr(slider, "options") else slider.min
-            assert playground.image.value != before, name
-            assert len(playground.image.value) < 80_000
+        assert_every_slider_moves(playground)
 
 
 def test_the_merge_slider_says_what_it_shows():

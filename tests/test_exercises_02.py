@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
+from helpers import assert_told, each_wrong_answer
 
 from picolm_lib.course.attention import checks
 
@@ -183,12 +183,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("exercise, answer, phrase", [
-    pytest.param(name, answer, phrase, id=f"{name}-{phrase}")
-    for name, answers in WRONG.items() for answer, phrase in answers])
+@each_wrong_answer(WRONG)
 def test_a_wrong_answer_is_told_its_bug(exercise, answer, phrase):
-    verdict = getattr(checks, exercise)(answer)
-    assert not verdict.passed and phrase in verdict.message, verdict.message
+    assert_told(getattr(checks, exercise), answer, phrase)
 
 
 def test_a_forgotten_return_is_named():

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers import assert_told, each_wrong_answer
 
 from picolm_lib.course.sampling import checks
 
@@ -170,13 +171,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("exercise, wrong, words", [
-    pytest.param(name, wrong, words, id=f"{name}-{words}")
-    for name, answers in WRONG.items() for wrong, words in answers])
-def test_a_wrong_answer_is_told_its_mistake(exercise, wrong, words):
-    verdict = getattr(checks, exercise)(wrong)
-    assert not verdict.passed
-    assert words in verdict.message, verdict.message
+@each_wrong_answer(WRONG)
+def test_a_wrong_answer_is_told_its_bug(exercise, answer, phrase):
+    assert_told(getattr(checks, exercise), answer, phrase)
 
 
 @pytest.mark.parametrize("exercise, right", [
