@@ -1,8 +1,8 @@
 """The training loop: batches in, weights out, and at every moment ready to be interrupted.
 
-One optimizer step: gradients of a batch, in micro-batches where memory is short; clipped by their
-global norm; then MuonAdamW at the schedule's learning rate. A step whose gradients are not finite
-is skipped: weights, momenta and schedule stay as they were.
+One optimizer step: gradients of a batch (accumulate.py); clipped by their global norm; then
+MuonAdamW at the schedule's learning rate. A step whose gradients are not finite is skipped:
+weights, momenta and schedule stay as they were.
 
 Sources: Paulius Micikevicius et al., "Mixed Precision Training", 2018. Razvan Pascanu et al., "On
 the difficulty of training Recurrent Neural Networks", 2013, for clipping.
@@ -12,23 +12,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from tqdm import tqdm
 
+from picolm_lib.accumulate import Accumulator
 from picolm_lib.checkpoint import load_resume, save_resume, save_weights
 from picolm_lib.config import PicoConfig, PicoError, TrainConfig
 from picolm_lib.data import Batches, TokenFile
-from picolm_lib.distributed import (
-    Objective,
-    join_processes,
-    local_device,
-    share_gradients,
-    without_sharing,
-)
+from picolm_lib.distributed import Objective, join_processes, local_device, share_gradients
 from picolm_lib.doctor import Numerics, numerics, peak_memory_gib, peak_tflops
 from picolm_lib.evaluate import Scores, evaluate
 from picolm_lib.interrupt import Interrupted, stop_requests
@@ -43,8 +39,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MOST_SKIPS = 20  # in a row; fp16's loss scale needs up to about 10 to find its place
-PUNCTUALITY = 0.98  # of max_minutes: the rest is for the last evaluation and checkpoint
+PUNCTUALITY = 0.98  # of max_minutes: the rest is for the last checkpoint and what was misjudged
 SAMPLE = SampleConfig(max_new_tokens=60)
+Listener = Callable[["Trainer", dict[str, Any]], None]
 
 
 @dataclass
@@ -76,12 +73,15 @@ class Trainer:
         folder: the run's folder, or None to keep nothing.
         show: whether to print progress.
         model: one to train in place of a new PicoLM.
+        listener: called with this trainer and each line of metrics, in the main process.
     """
 
     def __init__(self, model_config: PicoConfig, config: TrainConfig,
                  tokenizer: PreTrainedTokenizerFast, files: dict[str, TokenFile],
                  folder: Path | None = None, show: bool = True,
-                 model: PicoLM | None = None) -> None:
+                 model: PicoLM | None = None,
+                 listener: Listener | None = None) -> None:
+        self.listener = listener
         self.config, self.tokenizer, self.files, self.folder = config, tokenizer, files, folder
         self.numerics: Numerics = numerics(config.device, config.dtype)
         self.device = local_device(self.numerics.device)
@@ -95,6 +95,8 @@ class Trainer:
                                    weight_decay=config.weight_decay, dtype=self.numerics.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type,
                                            enabled=self.numerics.scales_gradients)
+        self.accumulator = Accumulator(self.objective, self.numerics, self.scaler,
+                                       self.processes, config.micro_batch_size, self._say)
         self.batches = Batches(files["train"].tokens, model_config.max_seq_len,
                                config.batch_size, config.seed)
         self.batch_tokens = config.batch_size * model_config.max_seq_len
@@ -115,7 +117,7 @@ class Trainer:
         progress, config, processes = self.progress, self.config, self.processes
         clock = saved = processes.agree(time.monotonic(), self.device)
         report = Report(self.folder if processes.is_main else None, progress.tokens, self.plan(),
-                        self.show)
+                        self.show, self._tell if processes.is_main else None)
         try:
             with stop_requests() as stop:
                 while progress.tokens < (total := self.plan()):
@@ -140,6 +142,14 @@ class Trainer:
             draw_loss(self.folder)
         return scores
 
+    def _tell(self, line: dict[str, Any]) -> None:
+        if self.listener:
+            self.listener(self, line)
+
+    def _say(self, line: str) -> None:
+        if self.show:
+            tqdm.write(line)  # above the progress bar, where there is one
+
     def plan(self) -> int:
         """Tokens at which the run ends: the first of its limits.
 
@@ -149,7 +159,9 @@ class Trainer:
         config, progress = self.config, self.progress
         if config.max_minutes and not self._decay_has_begun():
             rate = progress.tokens / progress.elapsed if progress.step else self._warm_up()
-            left = 60 * config.max_minutes * PUNCTUALITY - progress.elapsed
+            # The last evaluation reads all validation documents: forward, a third of a step's work.
+            after = len(self.files["validation"].tokens) / (3 * rate)
+            left = 60 * config.max_minutes * PUNCTUALITY - progress.elapsed - after
             progress.planned_tokens = progress.tokens + max(self.batch_tokens, int(rate * left))
             progress.planned_minutes = config.max_minutes
         limits = (config.max_tokens, config.max_steps * self.batch_tokens,
@@ -165,7 +177,7 @@ class Trainer:
         """Tokens per second of two passes whose gradients are thrown away."""
         for _ in range(2):
             started = time.monotonic()
-            self._backward(*self.batches.next(), self.batch_tokens)
+            self.accumulator.backward(*self.batches.next(), self.batch_tokens)
         seconds = self.processes.agree(time.monotonic() - started, self.device)
         self.optimizer.zero_grad()
         self.batches.load_state_dict({"epoch": 0, "window": 0})
@@ -184,7 +196,7 @@ class Trainer:
         targets.view(-1)[counted:] = IGNORE                          # the budget is met exactly
         factor = lr_factor((progress.tokens + counted / 2) / total, config)
         self._set_rates(factor)
-        loss = self._backward(inputs, targets, counted)
+        loss = self.accumulator.backward(inputs, targets, counted)
         norm = self._update(loss)
         self._count(counted if math.isfinite(loss + norm) else 0)
         seconds = time.monotonic() - started
@@ -193,30 +205,13 @@ class Trainer:
         return {"step": progress.step, "tokens": progress.tokens, "loss": loss, "grad_norm": norm,
                 "lr_factor": factor, "tokens_per_second": round(rate), "skipped": progress.skipped,
                 "mfu": rate * self.flops / (self.peak * 1e12) if self.peak else None,
+                "micro_batch": self.accumulator.size or config.batch_size,
                 "seconds": progress.seconds, "peak_memory_gib": peak_memory_gib(self.device)}
 
     def _set_rates(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * getattr(self.config, group["rate"])
             group["momentum"] = momentum(self.progress.step, self.config)
-
-    def _backward(self, inputs: Tensor, targets: Tensor, counted: int) -> float:
-        """Adds up the gradient of the mean loss over `counted` targets; returns that loss."""
-        inputs, targets = self.processes.rows(inputs), self.processes.rows(targets)
-        size = self.config.micro_batch_size or len(inputs)
-        parts = list(zip(inputs.split(size), targets.split(size), strict=True))
-        total = torch.zeros((), device=self.device)
-        for number, (x, y) in enumerate(parts, start=1):
-            share = (y != IGNORE).sum().item() / counted
-            if not share:  # nothing counts in this part of the last batch, but nobody may miss it
-                y = x
-            with without_sharing(self.objective, last=number == len(parts)):
-                with self.numerics.autocast():
-                    loss = share * self.objective(x.to(self.device), y.to(self.device))
-                # Sharing takes the mean over the processes; what is wanted is the sum.
-                self.scaler.scale(loss * self.processes.count).backward()
-            total += loss.detach()
-        return self.processes.total(total).item()
 
     def _update(self, loss: float) -> float:
         """Clips and steps, unless loss or gradient is not finite; returns the gradient norm."""

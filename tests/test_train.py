@@ -22,6 +22,7 @@ from helpers import isolate, refused, tiny_trainer, token_files
 from picolm_lib import train
 from picolm_lib.checkpoint import load_resume
 from picolm_lib.data import Batches
+from picolm_lib.distributed import Processes
 from picolm_lib.loss import IGNORE, linear_cross_entropy
 from picolm_lib.report import forget_after, read_metrics
 from picolm_lib.train import MOST_SKIPS, Interrupted, Trainer
@@ -376,6 +377,94 @@ def test_checkpoints_come_by_the_clock(monkeypatch, folder):
     monkeypatch.setattr(trainer, "save", lambda: saved.append(trainer.progress.step))
     trainer.run()
     assert saved == [3, 6, 9, 10]
+
+
+# --- too little memory ---------------------------------------------------------------------------
+
+def room_for(trainer: Trainer, sequences: int, spared: int = 0) -> list[int]:
+    """Lets the trainer's device hold this many sequences in a pass; returns what was tried.
+
+    Args:
+        spared: passes before memory gets short.
+    """
+    tried, loss = [], trainer.objective.loss
+
+    def short_of_memory(tokens, targets):
+        tried.append(len(tokens))
+        if len(tried) > spared and len(tokens) > sequences:
+            raise torch.OutOfMemoryError("out of memory")
+        return loss(tokens, targets)
+    trainer.objective.loss = short_of_memory
+    return tried
+
+
+@pytest.mark.parametrize("room", [4, 2, 1])
+def test_out_of_memory_halves_the_micro_batch_and_the_result_is_the_same(folder, capsys, room):
+    trainer = tiny_trainer(folder, batch_size=8, max_tokens=8 * 16 * 6 + 5)
+    trainer.show, expected = True, tiny_trainer(batch_size=8, max_tokens=8 * 16 * 6 + 5,
+                                                micro_batch_size=room)
+    tried = room_for(trainer, room)
+    capsys.readouterr()
+    for _ in range(7):
+        metrics = trainer.step()
+        assert metrics["loss"] == expected.step()["loss"] and metrics["micro_batch"] == room
+    assert equal(everything(trainer), everything(expected))
+    assert tried[:4] == {4: [8, 4, 4, 4], 2: [8, 4, 2, 2], 1: [8, 4, 2, 1]}[room]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == {4: 1, 2: 2, 1: 3}[room]
+    assert f"{room} sequences at a time instead of {2 * room}, {8 // room} times" in said[-1]
+
+
+@pytest.mark.parametrize("spared", [1, 2, 3, 5])
+def test_memory_that_runs_out_within_a_step_loses_neither_data_nor_gradients(spared):
+    whole = tiny_trainer(batch_size=12, micro_batch_size=3)
+    trainer = tiny_trainer(batch_size=12, micro_batch_size=3)
+    tried = room_for(trainer, 1, spared)
+    for _ in range(3):
+        one, other = whole.step(), trainer.step()
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert tried[spared] == 3 and tried[-1] == 1
+    assert trainer.batches.state_dict() == whole.batches.state_dict()
+    for a, b in zip(whole.model.parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_one_sequence_that_does_not_fit_is_refused_in_one_line():
+    trainer = tiny_trainer()
+    tried = room_for(trainer, 0)
+    with refused("out of memory", "one sequence", "--max-seq-len"):
+        trainer.run()
+    assert tried == [4, 2, 1] and all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_the_warm_up_of_a_timed_run_finds_what_fits(monkeypatch):
+    clock = Clock(monkeypatch)
+    watch_loss(monkeypatch, lambda *_: clock.advance(0.25))
+    trainer = tiny_trainer(max_tokens=0, max_minutes=1.0)
+    tried = room_for(trainer, 1)
+    trainer.run()
+    assert tried[:2] == [4, 2] and set(tried[2:]) == {1}
+    assert 40 < clock.now - 1_000 <= 60
+    assert trainer.batches.window + trainer.batches.epoch * len(trainer.batches._order) >= (
+        trainer.progress.tokens // 16)
+
+
+def test_one_of_several_processes_cannot_halve_alone(monkeypatch):
+    trainer = tiny_trainer(micro_batch_size=2)
+    trainer.accumulator.processes = Processes(rank=0, count=2)
+    room_for(trainer, 1)
+    with refused("out of memory with 2 sequences", "each process", "--micro-batch-size 1"):
+        trainer.accumulator.backward(*trainer.batches.next(), 64)
+
+
+def test_a_listener_hears_all_that_is_measured(folder):
+    heard = []
+    trainer = tiny_trainer(folder, evals=2)
+    trainer.listener = lambda who, line: heard.append((who, line))
+    trainer.run()
+    assert [line for _, line in heard] == read_metrics(folder)
+    assert len(heard) == 12 and all(who is trainer for who, _ in heard)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_the_first_step(folder):
