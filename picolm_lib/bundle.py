@@ -43,7 +43,7 @@ from picolm_lib.train import Trainer
 RUN = Path("runs/bundled")
 TOKENS = 8_000_000
 SHARES = (0.01, 0.05, 0.2, 0.5)  # of TOKENS, after which a snapshot is kept
-POINTS = 200  # of the loss curve
+GROWTH = 1.045  # from a point of the loss curve to the next, in steps
 
 
 def bundle(argv: list[str]) -> None:
@@ -80,8 +80,8 @@ def write_history(validation: TokenFile) -> None:
     """Stores the snapshots in int8, measures what was stored, and writes history.json."""
     steps = [m for m in read_metrics(RUN) if m["kind"] == "step" and m["loss"] is not None]
     losses = smooth([m["loss"] for m in steps])
-    every = max(len(steps) // POINTS, 1)
-    curve = [(m["tokens"], round(loss, 4)) for m, loss in zip(steps, losses, strict=True)][::every]
+    places = sorted({min(int(GROWTH**power), len(steps)) - 1 for power in range(400)})
+    curve = [(steps[i]["tokens"], round(losses[i], 4)) for i in places]
     FOLDER.mkdir(exist_ok=True)
     moments: list[Snapshot] = []
     for share in SHARES:
@@ -91,7 +91,7 @@ def write_history(validation: TokenFile) -> None:
         moments.append(_moment(snapshot_path(share).name, steps, share, model, validation))
     moments.append(_moment("", steps, 1.0, load_run(RUN)[0], validation))
     for _ in range(2):  # the stored ones are found by the list, then measured and written into it
-        text = json.dumps(asdict(History(curve, moments)), indent=1)
+        text = json.dumps(asdict(History(curve, moments)))
         replace_text(FOLDER / "history.json", text + "\n")
         stored = [_score(load_snapshot(number), validation) for number in range(len(moments))]
         moments = [replace(moment, loss=round(s.loss, 5), bits_per_byte=round(s.bits_per_byte, 5))

@@ -73,7 +73,8 @@ class Trainer:
         folder: the run's folder, or None to keep nothing.
         show: whether to print progress.
         model: one to train in place of a new PicoLM.
-        listener: called with this trainer and each line of metrics, in the main process.
+        listener: called with this trainer and each line of metrics, in the main process, and with
+            {"kind": "note", "note": text} when there is something to say.
     """
 
     def __init__(self, model_config: PicoConfig, config: TrainConfig,
@@ -147,6 +148,7 @@ class Trainer:
             self.listener(self, line)
 
     def _say(self, line: str) -> None:
+        self._tell({"kind": "note", "note": line})
         if self.show:
             tqdm.write(line)  # above the progress bar, where there is one
 
