@@ -14,6 +14,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ from picolm_lib.doctor import numerics
 from picolm_lib.evaluate import Scores, evaluate
 from picolm_lib.files import replace_text
 from picolm_lib.model import PicoLM
-from picolm_lib.report import read_metrics, smooth
+from picolm_lib.report import read_metrics
 from picolm_lib.snapshots import FOLDER, History, Snapshot, load_snapshot, save_snapshot
 from picolm_lib.tokenizer import BUNDLED, train_bpe
 from picolm_lib.train import Trainer
@@ -79,9 +80,9 @@ def snapshot_path(share: float) -> Path:
 def write_history(validation: TokenFile) -> None:
     """Stores the snapshots in int8, measures what was stored, and writes history.json."""
     steps = [m for m in read_metrics(RUN) if m["kind"] == "step" and m["loss"] is not None]
-    losses = smooth([m["loss"] for m in steps])
-    places = sorted({min(int(GROWTH**power), len(steps)) - 1 for power in range(400)})
-    curve = [(steps[i]["tokens"], round(losses[i], 4)) for i in places]
+    ends = sorted({min(int(GROWTH**power), len(steps)) for power in range(400)})
+    curve = [(steps[end - 1]["tokens"], round(fmean(m["loss"] for m in steps[begin:end]), 4))
+             for begin, end in zip([0, *ends], ends, strict=False)]
     FOLDER.mkdir(exist_ok=True)
     moments: list[Snapshot] = []
     for share in SHARES:

@@ -42,7 +42,7 @@ class History:
     """The run that the snapshots were taken from."""
 
     curve: list[tuple[int, float]]
-    """(tokens trained on, smoothed training loss in nats per token)."""
+    """(tokens trained on, mean training loss in nats per token since the point before)."""
     snapshots: list[Snapshot]
 
 

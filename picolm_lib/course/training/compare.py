@@ -20,7 +20,7 @@ from picolm_lib.schedule import lr_factor
 from picolm_lib.tokenizer import load_tokenizer
 from picolm_lib.train import Trainer
 
-TOKENS = 200_000
+TOKENS = 160_000
 EVAL_TOKENS = 32_768
 
 
@@ -84,7 +84,7 @@ def draw_schedules(config: TrainConfig, mine: Sequence[float] | None = None) -> 
                   label="yours")
     axes.set(xlabel="share of the run that is done", ylabel="factor on the learning rate",
              title="Three schedules", ylim=(0, 1.08))
-    axes.legend(loc="lower center")
+    axes.legend(loc="lower left", bbox_to_anchor=(0.06, 0.02))
     return finish(figure, f"The factor rises for {config.warmup:.0%} of the run, stays at 1, and "
                           f"falls to 0 over the last {config.decay:.0%}; the cosine falls from "
                           "the beginning.")

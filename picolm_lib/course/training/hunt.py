@@ -131,7 +131,7 @@ def examine_insides(found: Evidence, limit: float = 1.0) -> Picture:
     left.plot(looks, found.end_elsewhere, "x-", color=ORANGE, label="everywhere else")
     left.set(xlabel="step", ylabel="probability of end-of-text", title="can it stop?",
              ylim=(-0.03, 1.03))
-    left.legend(loc="center right")
+    left.legend(loc="upper left", fontsize=8.5)
     right.plot(found.norms, color=BLUE, label="before clipping")
     right.plot(found.stepped, color=RED, linewidth=1.2, label="after: the optimizer gets")
     right.axhline(limit, color="#777777", linewidth=1, linestyle=":")

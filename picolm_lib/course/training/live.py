@@ -67,18 +67,19 @@ class Live:
         tokens = [m["tokens"] / 1e6 for m in self.steps][::every]
         losses = [m["loss"] for m in self.steps]
         left.plot(tokens, losses[::every], color=SKY, linewidth=0.8, label="training, each step")
-        left.plot(tokens, smooth(losses)[::every], color=BLUE, label="training, smoothed")
+        left.plot(tokens, smooth(losses, 0.9)[::every], color=BLUE, label="training, smoothed")
         seen = [m["tokens"] / 1e6 for m in self.evaluations]
         left.plot(seen, [m["loss"] for m in self.evaluations], "o", color=RED, label="validation")
         left.set(xlabel="tokens trained on (millions)", ylabel="loss (nats per token)",
-                 ylim=(0, None))
+                 ylim=(0, 1.05 * max(losses, default=1.0)))
         left.legend(fontsize=8.5)
         bits = [m["bits_per_byte"] for m in self.evaluations]
         right.plot(seen, bits, "o-", color=GREEN)
         for x, y in list(zip(seen, bits, strict=True))[-1:]:
             right.annotate(f"{y:.3f}", (x, y), xytext=(0, 8), textcoords="offset points",
                            horizontalalignment="right", fontsize=9)
-        right.set(xlabel="tokens (millions)", ylabel="bits per byte (validation)", ylim=(0, None))
+        right.set(xlabel="tokens (millions)", ylabel="bits per byte (validation)",
+                  ylim=(0, 1.15 * max(bits, default=1.0)))
         figure.suptitle(self.title, fontsize=10.5)
         said = f"step {self.steps[-1]['step']}, loss {losses[-1]:.2f}" if losses else "no step yet"
         said += f"; validation: {bits[-1]:.3f} bits per byte" if bits else ""

@@ -12,7 +12,7 @@ from picolm_lib.model import PicoLM
 from picolm_lib.sampling import SampleConfig, tell
 from picolm_lib.snapshots import History, history, load_snapshot
 
-COLUMNS, LINES = 88, 8  # of the story in the picture
+COLUMNS, LINES = 88, 10  # of the story in the picture
 
 
 @cache
@@ -22,7 +22,7 @@ def _model(number: int) -> PicoLM:
 
 @cache
 def story(number: int, prompt: str, temperature: float = 0.8, seed: int = 0,
-          length: int = 130) -> str:
+          length: int = 180) -> str:
     """What the checkpoint `number` tells; the same seed draws the same random numbers."""
     settings = SampleConfig(temperature=temperature, max_new_tokens=length)
     pieces = tell(_model(number), load_run("bundled")[1], prompt, settings, seed)
@@ -38,7 +38,7 @@ def draw_moment(checkpoint: int, prompt: str = "Once upon a time", temperature: 
     """
     past = history()
     told = story(checkpoint, prompt, temperature, seed)
-    figure, (top, bottom) = canvas(4.2, 2, 1, height_ratios=(3, 2.4))
+    figure, (top, bottom) = canvas(4.5, 2, 1, height_ratios=(3, 2.8))
     _draw_curve(top, past, checkpoint)
     plain(bottom).set(xlim=(0, 1), ylim=(0, 1))
     lines = textwrap.wrap(told, COLUMNS)
@@ -52,7 +52,7 @@ def draw_moment(checkpoint: int, prompt: str = "Once upon a time", temperature: 
 
 def _draw_curve(axes, past: History, checkpoint: int) -> None:
     tokens, losses = zip(*past.curve, strict=True)
-    axes.plot([t / 1e6 for t in tokens], losses, color=SKY, label="training, smoothed")
+    axes.plot([t / 1e6 for t in tokens], losses, color=SKY, label="training")
     axes.plot([s.tokens / 1e6 for s in past.snapshots], [s.loss for s in past.snapshots], "o",
               color=BLUE, label="validation, at the checkpoints")
     moment = past.snapshots[checkpoint]

@@ -68,7 +68,8 @@ def loss_peaks(rows: Sequence[int], vocabulary: int, width: int, chunk_rows: int
         targets = torch.randint(vocabulary, (count,), generator=generator)
         losses = (full_loss, lambda *given: linear_cross_entropy(*given, chunk_rows))
         for found, loss in zip(peaks.values(), losses, strict=True):
-            found.append(peak_bytes(lambda loss=loss, x=x, t=targets: loss(x, weight, t).backward()))
+            found.append(peak_bytes(lambda loss=loss, x=x, targets=targets:
+                                    loss(x, weight, targets).backward()))
             x.grad = weight.grad = None
     return peaks
 

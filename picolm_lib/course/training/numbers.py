@@ -60,7 +60,7 @@ def real_gradients(model: PicoLM, tokens: Tensor, targets: Tensor) -> dict[str, 
 def draw_ranges() -> Picture:
     """The positive numbers that three formats hold, on a logarithmic axis."""
     figure, axes = canvas(2.5)
-    for row, (name, dtype) in enumerate(FORMATS.items()):
+    for row, dtype in enumerate(FORMATS.values()):
         info = torch.finfo(dtype)
         smallest = math.log10(info.smallest_normal)
         finest, largest = smallest + math.log10(info.eps), math.log10(info.max)
