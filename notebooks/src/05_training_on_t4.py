@@ -279,7 +279,7 @@ import torch.nn.functional as F
 def my_loss(x, weight, targets, chunk):
     """Mean loss of (N, D) states under a (V, D) output layer; fills x.grad and weight.grad."""
     total = 0.0
-    for rows, wanted in zip(x.split(chunk), targets.split(chunk)):
+    for rows, wanted in zip(x.split(chunk), targets.split(chunk), strict=True):
         part = F.cross_entropy(rows @ weight.T, wanted, reduction="sum") / len(targets)
         part.backward()
         total += part.item()
@@ -347,7 +347,7 @@ for limit in (1.0, 100.0):
     expected, norm = my_clip([p.grad for p in weights], limit)
     theirs = torch.nn.utils.clip_grad_norm_(weights, limit)
     torch.testing.assert_close(theirs, norm)
-    for p, wanted in zip(weights, expected):
+    for p, wanted in zip(weights, expected, strict=True):
         torch.testing.assert_close(p.grad, wanted)
 
 # %% [markdown]
@@ -444,7 +444,8 @@ for file in sorted(folder.iterdir()):
     print(f"{file.name:<20}{size / 1e3:>10,.0f} kB")
 
 loaded, loaded_tokenizer, saved = load_run(folder, trainer.device)
-assert all(torch.equal(p, q) for p, q in zip(loaded.parameters(), trainer.model.parameters()))
+pairs = zip(loaded.parameters(), trainer.model.parameters(), strict=True)
+assert all(torch.equal(p, q) for p, q in pairs)
 
 # %%
 from picolm_lib.sampling import SampleConfig, tell
@@ -519,13 +520,17 @@ second.resume()                                             # all of it replaced
 print("going on from step", second.progress.step)
 second.run()
 
-pairs = list(zip(whole.model.parameters(), second.model.parameters()))
+pairs = list(zip(whole.model.parameters(), second.model.parameters(), strict=True))
 print("largest difference:", max((a - b).abs().max().item() for a, b in pairs))
 assert second.progress.step == whole.progress.step == 20
 assert all(torch.equal(a, b) for a, b in pairs)
 
 # %% [markdown]
-# Not one bit. Leave out the optimizer's averages, and it would still run, and be another run:
+# Not one bit. Your own run of section 5 goes on in the same way, also after Colab threw you out, if its
+# folder is still there: `trainer = ready.trainer(folder, live)`, `trainer.resume()`, `trainer.run()`. A
+# checkpoint is written every five minutes, so that is the most you can lose.
+#
+# Leave out the optimizer's averages, and it would still run, and be another run:
 
 # %%
 third = small_trainer(place / "forgetful")
@@ -534,7 +539,7 @@ third.progress.step, third.progress.tokens = 7, first.progress.tokens
 third.batches.load_state_dict(first.batches.state_dict())
 third.run()
 apart = max((a - b).abs().max().item() for a, b in
-            zip(whole.model.parameters(), third.model.parameters()))
+            zip(whole.model.parameters(), third.model.parameters(), strict=True))
 print(f"without the optimizer's state: up to {apart:.4f} away")
 assert apart > 1e-4
 show_source(Trainer.state_dict)
@@ -804,13 +809,16 @@ time_machine_with_dice("One day, Tom lost his red ball.")
 # %%
 from picolm_lib.course.training.compare import CosineTrainer, train_once
 
-results = {
-    "default": train_once("default"),
-    "default, other seed": train_once("default, other seed", seed=1),
-    "cosine": train_once("cosine", kind=CosineTrainer),
-    "constant, no decay": train_once("constant, no decay", decay=0.0),
-    "no clipping": train_once("no clipping", grad_clip=0.0),
-}
+results = {"default": train_once("default"),
+           "default, other seed": train_once("default, other seed", seed=1)}
+
+# %%
+results["cosine"] = train_once("cosine", kind=CosineTrainer)
+results["constant, no decay"] = train_once("constant, no decay", decay=0.0)
+
+# %%
+results["no clipping"] = train_once("no clipping", grad_clip=0.0)
+results["clipped to 0.1"] = train_once("clipped to 0.1", grad_clip=0.1)
 
 # %%
 from picolm_lib.course.plots import bars
