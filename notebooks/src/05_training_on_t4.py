@@ -119,7 +119,7 @@ from picolm_lib.course.start import show_source
 from picolm_lib.course.training.run import get_ready
 
 ready = get_ready(PRESET, DATA, MINUTES, SEED)
-trial = ready.trainer()
+trial = ready.trial()
 speed = budget.measure_steps(trial)
 best = budget.matmul_flops(trial.device, trial.numerics.dtype)
 print(f"{ready.preset}: {speed.tokens_per_second:,.0f} tokens/s, "

@@ -53,6 +53,11 @@ class Ready:
         return Trainer(self.model, self.train, self.tokenizer, self.files, folder, show=False,
                        listener=listener)
 
+    def trial(self) -> Trainer:
+        """The same run, kept nowhere and with no end in minutes, to take a few steps of."""
+        train = replace(self.train, max_minutes=0.0, max_tokens=10**6, max_steps=0)
+        return replace(self, train=train).trainer()
+
 
 def get_ready(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 0,
               stories: int = 400_000) -> Ready:
