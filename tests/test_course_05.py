@@ -238,6 +238,23 @@ def test_the_live_picture_follows_the_run(monkeypatch):
     assert norms.text.startswith(f"{share:.0%} of the 4 steps")
 
 
+def test_drawing_takes_little_of_the_runs_time(monkeypatch):
+    shown, clock = live.Live("small"), SimpleNamespace(now=0.0)
+
+    def draw(picture):
+        clock.now += 1.0
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(shown, "draw", lambda: None)
+    shown._picture = SimpleNamespace(update=draw)
+    drawing = 0.0
+    for step in range(1_000):
+        clock.now += 0.5
+        before = clock.now
+        shown(None, {"kind": "step", "step": step, "loss": 1.0})
+        drawing += clock.now - before
+    assert 5 < drawing <= 0.03 * clock.now
+
+
 def test_an_empty_live_picture_can_be_drawn():
     assert "no step yet" in live.Live("small").draw().text
 

@@ -427,10 +427,13 @@ draw_norms(live.steps, ready.train.grad_clip)
 # **Bits per byte** is the number to compare, since it does not depend on the tokenizer. By hand:
 
 # %%
+from picolm_lib.evaluate import evaluate
+
 per_byte = scores.loss / (0.6931472 * ready.files["validation"].bytes_per_token)
 print(f"{scores.loss:.3f} nats / (ln 2 · {ready.files['validation'].bytes_per_token:.2f} bytes per "
       f"token) = {per_byte:.3f} bits per byte")
 assert abs(per_byte - scores.bits_per_byte) < 1e-4
+show_source(evaluate)
 
 # %% [markdown]
 # ### What is saved
@@ -513,6 +516,7 @@ try:
     first.run()
 except Interrupted as message:
     print(message)
+show_source(Batches)
 
 # %%
 second = small_trainer(place / "parts")                     # new weights, new optimizer

@@ -12,7 +12,8 @@ from picolm_lib.course.plots import BLUE, GREEN, ORANGE, RED, SKY, Picture, canv
 from picolm_lib.report import smooth
 from picolm_lib.train import Trainer
 
-EVERY = 4.0  # seconds between two pictures
+EVERY = 4.0  # seconds between two pictures, at least
+SHARE = 0.02  # of the run's time, at most, goes into drawing
 POINTS = 400  # of the training curve: more would not be seen
 
 
@@ -29,7 +30,7 @@ class Live:
         self.steps: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.text = ""
-        self._drawn = -EVERY
+        self._next = 0.0
         self._picture = self._text = None
         if get_ipython() is not None:
             self._picture = display(self.draw(), display_id=True)
@@ -46,7 +47,7 @@ class Live:
             story = " ".join(line["story"].split())
             self._tell(f"{line['tokens']:,} tokens, {line['bits_per_byte']:.3f} bits per byte:\n"
                        f"  {story[:self.width]}")
-        if line["kind"] == "evaluation" or time.monotonic() - self._drawn > EVERY:
+        if line["kind"] == "evaluation" or time.monotonic() > self._next:
             self.show()
 
     def _tell(self, text: str) -> None:
@@ -56,9 +57,11 @@ class Live:
 
     def show(self) -> None:
         """Puts a new picture in the place of the old one."""
-        self._drawn = time.monotonic()
+        started = time.monotonic()
         if self._picture is not None:
             self._picture.update(self.draw())
+        now = time.monotonic()
+        self._next = now + max(EVERY, (now - started) / SHARE)
 
     def draw(self) -> Picture:
         """Training and validation loss, and bits per byte, against tokens."""
