@@ -101,7 +101,7 @@ class Trainer:
         self.batches = Batches(files["train"].tokens, model_config.max_seq_len,
                                config.batch_size, config.seed)
         self.batch_tokens = config.batch_size * model_config.max_seq_len
-        self.progress = Progress()
+        self.progress, self.warming = Progress(), 0.0               # seconds of the warm-up
         prompt_ids(model_config, tokenizer, config.prompt)           # too long? say so now
         self.flops, self.peak = flops_per_token(model_config), peak_tflops(self.device)
 
@@ -116,8 +116,9 @@ class Trainer:
             PicoError: the loss stays not finite, or the disk is full.
         """
         progress, config, processes = self.progress, self.config, self.processes
+        total = self.plan()
         clock = saved = processes.agree(time.monotonic(), self.device)
-        report = Report(self.folder if processes.is_main else None, progress.tokens, self.plan(),
+        report = Report(self.folder if processes.is_main else None, progress.tokens, total,
                         self.show, self._tell if processes.is_main else None)
         try:
             with stop_requests() as stop:
@@ -163,24 +164,32 @@ class Trainer:
             rate = progress.tokens / progress.elapsed if progress.step else self._warm_up()
             # The last evaluation reads all validation documents: forward, a third of a step's work.
             after = len(self.files["validation"].tokens) / (3 * rate)
-            left = 60 * config.max_minutes * PUNCTUALITY - progress.elapsed - after
-            progress.planned_tokens = progress.tokens + max(self.batch_tokens, int(rate * left))
+            end = 60 * config.max_minutes * PUNCTUALITY - self.warming
+            steps = round(rate * (max(end - after, end / 2) - progress.elapsed) / self.batch_tokens)
+            steps = max(steps, 0 if progress.step else 1)
+            progress.planned_tokens = progress.tokens + steps * self.batch_tokens
             progress.planned_minutes = config.max_minutes
         limits = (config.max_tokens, config.max_steps * self.batch_tokens,
                   progress.planned_tokens if config.max_minutes else 0)
         return min(limit for limit in limits if limit)
 
     def _decay_has_begun(self) -> bool:
+        """By the plan, and by the clock: the first plans rest on a few, perhaps slow, passes."""
         progress, config = self.progress, self.config
+        stable = 1 - config.decay
         return progress.planned_minutes == config.max_minutes and (
-            progress.tokens > (1 - config.decay) * progress.planned_tokens)
+            progress.tokens > stable * progress.planned_tokens
+            and progress.elapsed > stable / 2 * 60 * config.max_minutes)
 
     def _warm_up(self) -> float:
         """Tokens per second of two passes whose gradients are thrown away."""
+        begin = time.monotonic()
         for _ in range(2):
             started = time.monotonic()
             self.accumulator.backward(*self.batches.next(), self.batch_tokens)
-        seconds = self.processes.agree(time.monotonic() - started, self.device)
+        now = time.monotonic()
+        seconds = self.processes.agree(now - started, self.device)
+        self.warming += self.processes.agree(now - begin, self.device)
         self.optimizer.zero_grad()
         self.batches.load_state_dict({"epoch": 0, "window": 0})
         return self.batch_tokens / seconds

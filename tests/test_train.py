@@ -207,6 +207,24 @@ def test_a_run_of_a_minute_ends_in_time_with_its_decay_complete(monkeypatch, fol
     assert steps[-1]["tokens"] == trainer.progress.tokens == trainer.plan()
 
 
+@pytest.mark.parametrize("slow", [6.0, 0.1])
+def test_a_warm_up_of_another_speed_does_not_decide_the_run(monkeypatch, folder, slow):
+    """As on a machine that is busy, or throttled, at one moment and not at the other."""
+    clock, passes = Clock(monkeypatch), itertools.count()
+    watch_loss(monkeypatch, lambda *_: clock.advance(slow if next(passes) < 4 else 1.0))
+    tiny_trainer(folder, max_tokens=0, max_minutes=2.0).run()
+    assert 80 < clock.now - 1_000 <= 120
+    factors = [m["lr_factor"] for m in read_metrics(folder) if m["kind"] == "step"]
+    assert factors[-1] < 0.1 and factors[len(factors) // 2 - 5] == 1.0
+
+
+def test_a_run_without_decay_ends_in_time_too(monkeypatch):
+    clock = Clock(monkeypatch)
+    watch_loss(monkeypatch, lambda *_: clock.advance(1.0))
+    tiny_trainer(max_tokens=0, max_minutes=1.0, decay=0.0).run()
+    assert 40 < clock.now - 1_000 <= 62
+
+
 def test_evaluations_are_part_of_the_time(monkeypatch, folder):
     clock, real = Clock(monkeypatch), train.evaluate
     watch_loss(monkeypatch, lambda *_: clock.advance(1.0))
