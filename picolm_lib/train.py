@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from picolm_lib.interrupt import Interrupted, stop_requests
 from picolm_lib.loss import IGNORE
 from picolm_lib.model import PicoLM, flops_per_token
 from picolm_lib.muon import MuonAdamW, parameter_groups
+from picolm_lib.pace import Pace, Progress
 from picolm_lib.report import Report, draw_loss
 from picolm_lib.sampling import SampleConfig, prompt_ids, tell
 from picolm_lib.schedule import lr_factor, momentum
@@ -39,27 +40,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MOST_SKIPS = 20  # in a row; fp16's loss scale needs up to about 10 to find its place
-PUNCTUALITY = 0.98  # of max_minutes: the rest is for the last checkpoint and what was misjudged
 SAMPLE = SampleConfig(max_new_tokens=60)
 Listener = Callable[["Trainer", dict[str, Any]], None]
-
-
-@dataclass
-class Progress:
-    """How far a run is."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    """Spent in optimizer steps."""
-    elapsed: float = 0.0
-    """Spent in all, evaluations and checkpoints included."""
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    planned_tokens: int = 0
-    """Where the run ends when max_minutes decides; fixed once the decay has begun."""
-    planned_minutes: float = 0.0
-    """The max_minutes of that plan."""
 
 
 class Trainer:
@@ -101,7 +83,8 @@ class Trainer:
         self.batches = Batches(files["train"].tokens, model_config.max_seq_len,
                                config.batch_size, config.seed)
         self.batch_tokens = config.batch_size * model_config.max_seq_len
-        self.progress, self.warming = Progress(), 0.0               # seconds of the warm-up
+        self.progress = Progress()
+        self.pace = Pace(self.batch_tokens, len(files["validation"].tokens))
         prompt_ids(model_config, tokenizer, config.prompt)           # too long? say so now
         self.flops, self.peak = flops_per_token(model_config), peak_tflops(self.device)
 
@@ -117,7 +100,7 @@ class Trainer:
         """
         progress, config, processes = self.progress, self.config, self.processes
         total = self.plan()
-        clock = saved = processes.agree(time.monotonic(), self.device)
+        self.clock = saved = processes.agree(time.monotonic(), self.device)
         report = Report(self.folder if processes.is_main else None, progress.tokens, total,
                         self.show, self._tell if processes.is_main else None)
         try:
@@ -125,14 +108,15 @@ class Trainer:
                 while progress.tokens < (total := self.plan()):
                     before = progress.tokens
                     report.step(self.step(), total)
-                    if self._evaluation_due(before, total):
+                    progress.notice(progress.tokens - before, self._lap())
+                    if self._evaluation_due(total):
                         self.evaluate(report, config.eval_tokens)
-                    now = processes.agree(time.monotonic(), self.device)
-                    progress.elapsed, clock = progress.elapsed + now - clock, now
+                        self.pace.evaluating = self._lap()
                     stopping = processes.agree(len(stop), self.device)
-                    if stopping or now - saved > 60 * config.checkpoint_minutes:
+                    if stopping or self.clock - saved > 60 * config.checkpoint_minutes:
                         self.save()
-                        saved = now
+                        saved = self.clock
+                        self._lap()
                     if stopping:
                         raise Interrupted(f"stopped at step {progress.step}; nothing is lost: the "
                                           "same command with --resume goes on from there.")
@@ -144,6 +128,13 @@ class Trainer:
             draw_loss(self.folder)
         return scores
 
+    def _lap(self) -> float:
+        """Seconds since the last lap, the same in all processes."""
+        now = self.processes.agree(time.monotonic(), self.device)
+        seconds, self.clock = now - self.clock, now
+        self.progress.elapsed += seconds
+        return seconds
+
     def _tell(self, line: dict[str, Any]) -> None:
         if self.listener:
             self.listener(self, line)
@@ -154,32 +145,11 @@ class Trainer:
             tqdm.write(line)  # above the progress bar, where there is one
 
     def plan(self) -> int:
-        """Tokens at which the run ends: the first of its limits.
-
-        With max_minutes this is planned anew from the measured speed before every step, until the
-        decay of the learning rate begins: from then on the end stands.
-        """
-        config, progress = self.config, self.progress
-        if config.max_minutes and not self._decay_has_begun():
-            rate = progress.tokens / progress.elapsed if progress.step else self._warm_up()
-            # The last evaluation reads all validation documents: forward, a third of a step's work.
-            after = len(self.files["validation"].tokens) / (3 * rate)
-            end = 60 * config.max_minutes * PUNCTUALITY - self.warming
-            steps = round(rate * (max(end - after, end / 2) - progress.elapsed) / self.batch_tokens)
-            steps = max(steps, 0 if progress.step else 1)
-            progress.planned_tokens = progress.tokens + steps * self.batch_tokens
-            progress.planned_minutes = config.max_minutes
-        limits = (config.max_tokens, config.max_steps * self.batch_tokens,
-                  progress.planned_tokens if config.max_minutes else 0)
-        return min(limit for limit in limits if limit)
-
-    def _decay_has_begun(self) -> bool:
-        """By the plan, and by the clock: the first plans rest on a few, perhaps slow, passes."""
-        progress, config = self.progress, self.config
-        stable = 1 - config.decay
-        return progress.planned_minutes == config.max_minutes and (
-            progress.tokens > stable * progress.planned_tokens
-            and progress.elapsed > stable / 2 * 60 * config.max_minutes)
+        """Tokens at which the run ends: the first of its limits."""
+        begins = not (self.progress.step or self.pace.rate_at_first)
+        if self.config.max_minutes and begins:
+            self.pace.rate_at_first = self._warm_up()
+        return self.pace.plan(self.config, self.progress)
 
     def _warm_up(self) -> float:
         """Tokens per second of two passes whose gradients are thrown away."""
@@ -189,7 +159,7 @@ class Trainer:
             self.accumulator.backward(*self.batches.next(), self.batch_tokens)
         now = time.monotonic()
         seconds = self.processes.agree(now - started, self.device)
-        self.warming += self.processes.agree(now - begin, self.device)
+        self.pace.warming += self.processes.agree(now - begin, self.device)
         self.optimizer.zero_grad()
         self.batches.load_state_dict({"epoch": 0, "window": 0})
         return self.batch_tokens / seconds
@@ -249,9 +219,12 @@ class Trainer:
                             f"after step {progress.step}; lower --muon-lr and --adamw-lr, or train "
                             "with --dtype float32. The last checkpoint is as it was.")
 
-    def _evaluation_due(self, before: int, total: int) -> bool:
-        tokens, evals = self.progress.tokens, self.config.evals
-        return tokens < total and before * evals // total < tokens * evals // total
+    def _evaluation_due(self, total: int) -> bool:
+        """At equal distances, each once, also where the plan has changed in between."""
+        number = self.progress.tokens * self.config.evals // total
+        due = self.progress.tokens < total and number > self.progress.evaluations
+        self.progress.evaluations = max(number, self.progress.evaluations)
+        return due
 
     def evaluate(self, report: Report, limit: int | None = None) -> Scores:
         """Scores the validation documents and lets the model tell the beginning of a story."""

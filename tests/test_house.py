@@ -15,7 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"config"},
     {"files", "hub", "doctor", "norm", "rope", "schedule", "loss", "mlp", "init", "muon",
-     "attention", "interrupt", "distributed", "cli", "storybook", "storyworld", "storyplots"},
+     "attention", "interrupt", "distributed", "pace", "cli", "storybook", "storyworld",
+     "storyplots"},
     {"tokenizer", "model", "accumulate"},
     {"corpus"},
     {"data"},

@@ -59,7 +59,9 @@ def without_times(metrics: list[dict]) -> list[dict]:
 def everything(trainer: Trainer) -> dict:
     """All that a run depends on, but for the clocks and what else this process draws."""
     state = copy.deepcopy(trainer.state_dict())
-    del state["progress"]["seconds"], state["progress"]["elapsed"], state["rng"]
+    for clock in ("seconds", "elapsed", "recent_seconds"):
+        del state["progress"][clock]
+    del state["rng"]
     return state
 
 
@@ -197,7 +199,7 @@ class Clock:
 @pytest.mark.parametrize("later", [1.0, 1.5, 0.5])
 def test_a_run_of_a_minute_ends_in_time_with_its_decay_complete(monkeypatch, folder, later):
     clock, passes = Clock(monkeypatch), itertools.count()
-    watch_loss(monkeypatch, lambda *_: clock.advance(1.0 if next(passes) < 10 else later))
+    watch_loss(monkeypatch, lambda *_: clock.advance(1.0 if next(passes) < 6 else later))
     trainer = tiny_trainer(folder, max_tokens=0, max_minutes=1.0)
     trainer.run()
     assert 40 < clock.now - 1_000 <= 60
@@ -216,6 +218,43 @@ def test_a_warm_up_of_another_speed_does_not_decide_the_run(monkeypatch, folder,
     assert 80 < clock.now - 1_000 <= 120
     factors = [m["lr_factor"] for m in read_metrics(folder) if m["kind"] == "step"]
     assert factors[-1] < 0.1 and factors[len(factors) // 2 - 5] == 1.0
+
+
+def test_costly_evaluations_shorten_the_run_but_do_not_end_it(monkeypatch, folder):
+    """They may cluster at first, when the plan is short: each must come once, and be planned for.
+    """
+    clock, passes, real = Clock(monkeypatch), itertools.count(), train.evaluate
+    watch_loss(monkeypatch, lambda *_: clock.advance(4.0 if next(passes) < 6 else 1.0))
+    monkeypatch.setattr(train, "evaluate", lambda *args: clock.advance(5.0) or real(*args))
+    tiny_trainer(folder, max_tokens=0, max_minutes=2.0, evals=6).run()
+    lines = read_metrics(folder)
+    assert 90 < clock.now - 1_000 <= 125
+    assert 4 <= sum(m["kind"] == "evaluation" for m in lines) <= 6
+    assert [m["lr_factor"] for m in lines if m["kind"] == "step"][-1] < 0.1
+
+
+def test_the_warm_up_is_done_once(monkeypatch):
+    passes = []
+    watch_loss(monkeypatch, lambda *_: passes.append(1) and None)
+    trainer = tiny_trainer(max_tokens=0, max_minutes=1.0, max_steps=3)
+    trainer.run()
+    assert len(passes) == 2 + 3
+
+
+def test_a_timed_run_goes_on_where_its_data_were(monkeypatch, folder):
+    clock = Clock(monkeypatch)
+    watch_loss(monkeypatch, lambda *_: clock.advance(1.0))
+    first = tiny_trainer(folder, max_tokens=0, max_minutes=1.0)
+    at_step(first, 20, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        first.run()
+    second = tiny_trainer(folder, max_tokens=0, max_minutes=1.0)
+    second.resume()
+    started = clock.now
+    second.plan()
+    assert second.batches.state_dict() == first.batches.state_dict() and clock.now == started
+    second.run()
+    assert 30 < clock.now - started <= 40 and second.progress.step > 50
 
 
 def test_a_run_without_decay_ends_in_time_too(monkeypatch):
@@ -464,8 +503,6 @@ def test_the_warm_up_of_a_timed_run_finds_what_fits(monkeypatch):
     trainer.run()
     assert tried[:2] == [4, 2] and set(tried[2:]) == {1}
     assert 40 < clock.now - 1_000 <= 60
-    assert trainer.batches.window + trainer.batches.epoch * len(trainer.batches._order) >= (
-        trainer.progress.tokens // 16)
 
 
 def test_one_of_several_processes_cannot_halve_alone(monkeypatch):

@@ -416,8 +416,8 @@ scores = trainer.run()
 minutes = trainer.progress.elapsed / 60
 print(f"{trainer.progress.step:,} steps, {trainer.progress.tokens:,} tokens in {minutes:.2f} "
       f"minutes; asked for: {ready.train.max_minutes or 'no limit'}")
-print(f"loss {scores.loss:.3f}, perplexity {scores.perplexity:.2f}, accuracy {scores.accuracy:.1%}, "
-      f"{scores.bits_per_byte:.3f} bits per byte on {scores.predicted:,} tokens")
+print(f"loss {scores.loss:.3f}, perplexity {scores.perplexity:.2f}, "
+      f"accuracy {scores.accuracy:.1%}, {scores.bits_per_byte:.3f} bits per byte on {scores.predicted:,} tokens")
 draw_norms(live.steps, ready.train.grad_clip)
 
 # %% [markdown]
