@@ -97,7 +97,7 @@ def draw_norms(steps: list[dict[str, Any]], limit: float) -> Picture:
     every = max(len(steps) // POINTS, 1)
     top.plot(tokens[::every], norms[::every], color=BLUE, linewidth=0.9)
     top.axhline(limit, color=RED, linewidth=1.2)
-    top.text(tokens[-1], limit * 1.1, "clipped above", color=RED, ha="right", fontsize=9)
+    top.text(tokens[-1], 0.9 * limit, "clipped above", color=RED, ha="right", va="top", fontsize=9)
     top.set(yscale="log", ylabel="gradient norm", title="Gradient norm and learning rate, by step")
     bottom.plot(tokens, [m["lr_factor"] for m in steps], color=ORANGE)
     bottom.set(xlabel="tokens trained on (millions)", ylabel="lr factor", ylim=(0, 1.1))
