@@ -69,10 +69,14 @@ def load_config(folder: Path) -> RunConfig:
 
 def save_weights(path: Path, model: PicoLM, dtype: torch.dtype | None = None) -> None:
     """Writes the weights as safetensors, in `dtype` or as they are."""
-    weights = {name: value.detach().to("cpu", dtype).contiguous()
-               for name, value in model.state_dict().items()}
+    save_tensors(path, {name: value.detach().to("cpu", dtype).contiguous()
+                        for name, value in model.state_dict().items()})
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes tensors as safetensors, with their hash."""
     with replacing(path) as stream:
-        stream.write(save(weights, metadata={"format": "pt", "sha256": _digest(weights)}))
+        stream.write(save(tensors, metadata={"format": "pt", "sha256": _digest(tensors)}))
 
 
 def load_weights(path: Path, model: PicoLM) -> None:
@@ -81,20 +85,30 @@ def load_weights(path: Path, model: PicoLM) -> None:
     Raises:
         PicoError: the file is missing or damaged, or belongs to a model of another shape.
     """
-    if not path.exists():
-        raise PicoError(f"there is no {str(path)!r}; the run has not saved its model yet.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            intact = (file.metadata() or {}).get("sha256") == _digest(weights)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise PicoError(f"{str(path)!r} is damaged ({error}).") from error
-    if not intact:
-        raise PicoError(f"{str(path)!r} is damaged: its content does not match its checksum.")
+    weights = load_tensors(path)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise PicoError(f"{str(path)!r} does not fit the model in config.json.") from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads what `save_tensors` wrote, checking its hash.
+
+    Raises:
+        PicoError: the file is missing or damaged.
+    """
+    if not path.exists():
+        raise PicoError(f"there is no {str(path)!r}; the run has not saved its model yet.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            intact = (file.metadata() or {}).get("sha256") == _digest(tensors)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PicoError(f"{str(path)!r} is damaged ({error}).") from error
+    if not intact:
+        raise PicoError(f"{str(path)!r} is damaged: its content does not match its checksum.")
+    return tensors
 
 
 def load_run(run: str | Path, device: torch.device | str = "cpu", tokenizer: str = "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ class Report:
         done: tokens trained already, when the run goes on.
         total: tokens that it will train on.
         show: whether to print.
+        listener: hears every line of metrics, whether there is a folder or not.
     """
 
-    def __init__(self, folder: Path | None, done: int = 0, total: int = 0,
-                 show: bool = True) -> None:
-        self.show = show
+    def __init__(self, folder: Path | None, done: int = 0, total: int = 0, show: bool = True,
+                 listener: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.show, self._listener = show, listener
         self._metrics = folder / "metrics.jsonl" if folder else None
         # Where nobody watches, such as in a log file, a line now and then is enough.
         self._bar = tqdm(total=total, initial=done, unit="tok", unit_scale=True, disable=not show,
@@ -55,13 +57,14 @@ class Report:
         self._bar.close()
 
     def _write(self, metrics: dict[str, Any]) -> None:
-        if self._metrics is None:
-            return
         # JSON has no word for NaN: a skipped step has no loss.
         metrics = {key: None if isinstance(value, float) and not math.isfinite(value) else value
                    for key, value in metrics.items()}
-        with disk_errors(self._metrics), self._metrics.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(metrics) + "\n")
+        if self._metrics:
+            with disk_errors(self._metrics), self._metrics.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(metrics) + "\n")
+        if self._listener:
+            self._listener(metrics)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

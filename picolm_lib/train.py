@@ -1,8 +1,8 @@
 """The training loop: batches in, weights out, and at every moment ready to be interrupted.
 
-One optimizer step: gradients of a batch, in micro-batches where memory is short; clipped by their
-global norm; then MuonAdamW at the schedule's learning rate. A step whose gradients are not finite
-is skipped: weights, momenta and schedule stay as they were.
+One optimizer step: gradients of a batch (accumulate.py); clipped by their global norm; then
+MuonAdamW at the schedule's learning rate. A step whose gradients are not finite is skipped:
+weights, momenta and schedule stay as they were.
 
 Sources: Paulius Micikevicius et al., "Mixed Precision Training", 2018. Razvan Pascanu et al., "On
 the difficulty of training Recurrent Neural Networks", 2013, for clipping.
@@ -12,29 +12,26 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from tqdm import tqdm
 
+from picolm_lib.accumulate import Accumulator
 from picolm_lib.checkpoint import load_resume, save_resume, save_weights
 from picolm_lib.config import PicoConfig, PicoError, TrainConfig
 from picolm_lib.data import Batches, TokenFile
-from picolm_lib.distributed import (
-    Objective,
-    join_processes,
-    local_device,
-    share_gradients,
-    without_sharing,
-)
+from picolm_lib.distributed import Objective, join_processes, local_device, share_gradients
 from picolm_lib.doctor import Numerics, numerics, peak_memory_gib, peak_tflops
 from picolm_lib.evaluate import Scores, evaluate
 from picolm_lib.interrupt import Interrupted, stop_requests
 from picolm_lib.loss import IGNORE
 from picolm_lib.model import PicoLM, flops_per_token
 from picolm_lib.muon import MuonAdamW, parameter_groups
+from picolm_lib.pace import Pace, Progress
 from picolm_lib.report import Report, draw_loss
 from picolm_lib.sampling import SampleConfig, prompt_ids, tell
 from picolm_lib.schedule import lr_factor, momentum
@@ -43,26 +40,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 MOST_SKIPS = 20  # in a row; fp16's loss scale needs up to about 10 to find its place
-PUNCTUALITY = 0.98  # of max_minutes: the rest is for the last evaluation and checkpoint
 SAMPLE = SampleConfig(max_new_tokens=60)
-
-
-@dataclass
-class Progress:
-    """How far a run is."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    """Spent in optimizer steps."""
-    elapsed: float = 0.0
-    """Spent in all, evaluations and checkpoints included."""
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    planned_tokens: int = 0
-    """Where the run ends when max_minutes decides; fixed once the decay has begun."""
-    planned_minutes: float = 0.0
-    """The max_minutes of that plan."""
+Listener = Callable[["Trainer", dict[str, Any]], None]
 
 
 class Trainer:
@@ -76,12 +55,16 @@ class Trainer:
         folder: the run's folder, or None to keep nothing.
         show: whether to print progress.
         model: one to train in place of a new PicoLM.
+        listener: called with this trainer and each line of metrics, in the main process, and with
+            {"kind": "note", "note": text} when there is something to say.
     """
 
     def __init__(self, model_config: PicoConfig, config: TrainConfig,
                  tokenizer: PreTrainedTokenizerFast, files: dict[str, TokenFile],
                  folder: Path | None = None, show: bool = True,
-                 model: PicoLM | None = None) -> None:
+                 model: PicoLM | None = None,
+                 listener: Listener | None = None) -> None:
+        self.listener = listener
         self.config, self.tokenizer, self.files, self.folder = config, tokenizer, files, folder
         self.numerics: Numerics = numerics(config.device, config.dtype)
         self.device = local_device(self.numerics.device)
@@ -95,10 +78,13 @@ class Trainer:
                                    weight_decay=config.weight_decay, dtype=self.numerics.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type,
                                            enabled=self.numerics.scales_gradients)
+        self.accumulator = Accumulator(self.objective, self.numerics, self.scaler,
+                                       self.processes, config.micro_batch_size, self._say)
         self.batches = Batches(files["train"].tokens, model_config.max_seq_len,
                                config.batch_size, config.seed)
         self.batch_tokens = config.batch_size * model_config.max_seq_len
         self.progress = Progress()
+        self.pace = Pace(self.batch_tokens, len(files["validation"].tokens))
         prompt_ids(model_config, tokenizer, config.prompt)           # too long? say so now
         self.flops, self.peak = flops_per_token(model_config), peak_tflops(self.device)
 
@@ -113,22 +99,24 @@ class Trainer:
             PicoError: the loss stays not finite, or the disk is full.
         """
         progress, config, processes = self.progress, self.config, self.processes
-        clock = saved = processes.agree(time.monotonic(), self.device)
-        report = Report(self.folder if processes.is_main else None, progress.tokens, self.plan(),
-                        self.show)
+        total = self.plan()
+        self.clock = saved = processes.agree(time.monotonic(), self.device)
+        report = Report(self.folder if processes.is_main else None, progress.tokens, total,
+                        self.show, self._tell if processes.is_main else None)
         try:
             with stop_requests() as stop:
                 while progress.tokens < (total := self.plan()):
                     before = progress.tokens
                     report.step(self.step(), total)
-                    if self._evaluation_due(before, total):
+                    progress.notice(progress.tokens - before, self._lap())
+                    if self._evaluation_due(total):
                         self.evaluate(report, config.eval_tokens)
-                    now = processes.agree(time.monotonic(), self.device)
-                    progress.elapsed, clock = progress.elapsed + now - clock, now
+                        self.pace.evaluating = self._lap()
                     stopping = processes.agree(len(stop), self.device)
-                    if stopping or now - saved > 60 * config.checkpoint_minutes:
+                    if stopping or self.clock - saved > 60 * config.checkpoint_minutes:
                         self.save()
-                        saved = now
+                        saved = self.clock
+                        self._lap()
                     if stopping:
                         raise Interrupted(f"stopped at step {progress.step}; nothing is lost: the "
                                           "same command with --resume goes on from there.")
@@ -140,33 +128,38 @@ class Trainer:
             draw_loss(self.folder)
         return scores
 
+    def _lap(self) -> float:
+        """Seconds since the last lap, the same in all processes."""
+        now = self.processes.agree(time.monotonic(), self.device)
+        seconds, self.clock = now - self.clock, now
+        self.progress.elapsed += seconds
+        return seconds
+
+    def _tell(self, line: dict[str, Any]) -> None:
+        if self.listener:
+            self.listener(self, line)
+
+    def _say(self, line: str) -> None:
+        self._tell({"kind": "note", "note": line})
+        if self.show:
+            tqdm.write(line)  # above the progress bar, where there is one
+
     def plan(self) -> int:
-        """Tokens at which the run ends: the first of its limits.
-
-        With max_minutes this is planned anew from the measured speed before every step, until the
-        decay of the learning rate begins: from then on the end stands.
-        """
-        config, progress = self.config, self.progress
-        if config.max_minutes and not self._decay_has_begun():
-            rate = progress.tokens / progress.elapsed if progress.step else self._warm_up()
-            left = 60 * config.max_minutes * PUNCTUALITY - progress.elapsed
-            progress.planned_tokens = progress.tokens + max(self.batch_tokens, int(rate * left))
-            progress.planned_minutes = config.max_minutes
-        limits = (config.max_tokens, config.max_steps * self.batch_tokens,
-                  progress.planned_tokens if config.max_minutes else 0)
-        return min(limit for limit in limits if limit)
-
-    def _decay_has_begun(self) -> bool:
-        progress, config = self.progress, self.config
-        return progress.planned_minutes == config.max_minutes and (
-            progress.tokens > (1 - config.decay) * progress.planned_tokens)
+        """Tokens at which the run ends: the first of its limits."""
+        begins = not (self.progress.step or self.pace.rate_at_first)
+        if self.config.max_minutes and begins:
+            self.pace.rate_at_first = self._warm_up()
+        return self.pace.plan(self.config, self.progress)
 
     def _warm_up(self) -> float:
         """Tokens per second of two passes whose gradients are thrown away."""
+        begin = time.monotonic()
         for _ in range(2):
             started = time.monotonic()
-            self._backward(*self.batches.next(), self.batch_tokens)
-        seconds = self.processes.agree(time.monotonic() - started, self.device)
+            self.accumulator.backward(*self.batches.next(), self.batch_tokens)
+        now = time.monotonic()
+        seconds = self.processes.agree(now - started, self.device)
+        self.pace.warming += self.processes.agree(now - begin, self.device)
         self.optimizer.zero_grad()
         self.batches.load_state_dict({"epoch": 0, "window": 0})
         return self.batch_tokens / seconds
@@ -184,7 +177,7 @@ class Trainer:
         targets.view(-1)[counted:] = IGNORE                          # the budget is met exactly
         factor = lr_factor((progress.tokens + counted / 2) / total, config)
         self._set_rates(factor)
-        loss = self._backward(inputs, targets, counted)
+        loss = self.accumulator.backward(inputs, targets, counted)
         norm = self._update(loss)
         self._count(counted if math.isfinite(loss + norm) else 0)
         seconds = time.monotonic() - started
@@ -193,30 +186,13 @@ class Trainer:
         return {"step": progress.step, "tokens": progress.tokens, "loss": loss, "grad_norm": norm,
                 "lr_factor": factor, "tokens_per_second": round(rate), "skipped": progress.skipped,
                 "mfu": rate * self.flops / (self.peak * 1e12) if self.peak else None,
+                "micro_batch": self.accumulator.size or config.batch_size,
                 "seconds": progress.seconds, "peak_memory_gib": peak_memory_gib(self.device)}
 
     def _set_rates(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = factor * getattr(self.config, group["rate"])
             group["momentum"] = momentum(self.progress.step, self.config)
-
-    def _backward(self, inputs: Tensor, targets: Tensor, counted: int) -> float:
-        """Adds up the gradient of the mean loss over `counted` targets; returns that loss."""
-        inputs, targets = self.processes.rows(inputs), self.processes.rows(targets)
-        size = self.config.micro_batch_size or len(inputs)
-        parts = list(zip(inputs.split(size), targets.split(size), strict=True))
-        total = torch.zeros((), device=self.device)
-        for number, (x, y) in enumerate(parts, start=1):
-            share = (y != IGNORE).sum().item() / counted
-            if not share:  # nothing counts in this part of the last batch, but nobody may miss it
-                y = x
-            with without_sharing(self.objective, last=number == len(parts)):
-                with self.numerics.autocast():
-                    loss = share * self.objective(x.to(self.device), y.to(self.device))
-                # Sharing takes the mean over the processes; what is wanted is the sum.
-                self.scaler.scale(loss * self.processes.count).backward()
-            total += loss.detach()
-        return self.processes.total(total).item()
 
     def _update(self, loss: float) -> float:
         """Clips and steps, unless loss or gradient is not finite; returns the gradient norm."""
@@ -243,9 +219,12 @@ class Trainer:
                             f"after step {progress.step}; lower --muon-lr and --adamw-lr, or train "
                             "with --dtype float32. The last checkpoint is as it was.")
 
-    def _evaluation_due(self, before: int, total: int) -> bool:
-        tokens, evals = self.progress.tokens, self.config.evals
-        return tokens < total and before * evals // total < tokens * evals // total
+    def _evaluation_due(self, total: int) -> bool:
+        """At equal distances, each once, also where the plan has changed in between."""
+        number = self.progress.tokens * self.config.evals // total
+        due = self.progress.tokens < total and number > self.progress.evaluations
+        self.progress.evaluations = max(number, self.progress.evaluations)
+        return due
 
     def evaluate(self, report: Report, limit: int | None = None) -> Scores:
         """Scores the validation documents and lets the model tell the beginning of a story."""

@@ -21,16 +21,17 @@ OPTIONS = ["--preset", "smoke", "--tokenizer", "bpe:300", "--max-seq-len", "16",
            "--prompt", "The"]
 
 
-def train(folder: Path, run: str, processes: int, *more: str) -> subprocess.CompletedProcess:
+def train(folder: Path, run: str, processes: int, *more: str,
+          script: Path = ROOT / "run_train.py") -> subprocess.CompletedProcess:
     """A run in a process of its own, or in several."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                 "--"]  # else torchrun takes --run for a short form of its own --run-path
     return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), str(ROOT / "run_train.py"), *OPTIONS,
+        [sys.executable, *(launcher if processes > 1 else []), str(script), *OPTIONS,
          "--data", str(folder / "stories.txt"), "--run", str(folder / run), *more],
         capture_output=True, text=True, timeout=300, cwd=folder,
         env={**os.environ, "PICOLM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1",
-             "HF_HUB_OFFLINE": "1"})
+             "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"})
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +71,35 @@ def test_a_batch_that_cannot_be_shared_is_refused_in_one_line(runs):
     assert "error: batch_size (3) must be divisible by the number of processes (2)." in done.stderr
     for ours in ("run_train.py", "picolm_lib"):  # the launcher's own traceback is not ours
         assert f'File "{ROOT / ours}' not in done.stderr
+
+
+SHORT_OF_MEMORY = """
+import torch
+import picolm_lib.model
+from picolm_lib.cli import run_command
+from picolm_lib.commands.train import train_command
+
+right = picolm_lib.model.linear_cross_entropy
+
+
+def loss(x, weight, targets):
+    if torch.distributed.get_rank() == 1 and len(x) > 16:
+        raise torch.OutOfMemoryError("out of memory")
+    return right(x, weight, targets)
+
+
+picolm_lib.model.linear_cross_entropy = loss
+run_command(train_command)
+"""
+
+
+@pytest.mark.parametrize("size, fits", [("2", False), ("1", True)])
+def test_one_process_short_of_memory_ends_all_and_names_the_micro_batch(runs, size, fits):
+    """It could halve its own micro-batch, but the others would wait for it at other places."""
+    script = runs / "short.py"
+    script.write_text(SHORT_OF_MEMORY)
+    done = train(runs, f"short-{size}", 2, "--micro-batch-size", size, script=script)
+    assert (done.returncode == 0) == fits, done.stderr
+    line = ("error: out of memory with 2 sequences at a time in each process; start again with "
+            "--micro-batch-size 1.")
+    assert (line in done.stderr) != fits

@@ -15,11 +15,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"config"},
     {"files", "hub", "doctor", "norm", "rope", "schedule", "loss", "mlp", "init", "muon",
-     "attention", "interrupt", "distributed", "cli", "storybook", "storyworld", "storyplots"},
-    {"tokenizer", "model"},
+     "attention", "interrupt", "distributed", "pace", "cli", "storybook", "storyworld",
+     "storyplots"},
+    {"tokenizer", "model", "accumulate"},
     {"corpus"},
     {"data"},
-    {"checkpoint", "evaluate", "sampling", "report"},
+    {"checkpoint", "snapshots", "evaluate", "sampling", "report"},
     {"train", "hf"},
     {"commands"},
     {"bundle"},
@@ -178,5 +179,5 @@ def test_the_readmes_options_exist():
 
 def test_the_assets_are_small():
     assets = [f for f in (PACKAGE / "assets").rglob("*") if f.is_file()]
-    assert assets and sum(f.stat().st_size for f in assets) <= 3_000_000
+    assert assets and sum(f.stat().st_size for f in assets) <= 10_000_000
     assert not [f for f in assets if f.suffix in (".pt", ".pth", ".bin", ".pkl")]

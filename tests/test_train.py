@@ -22,6 +22,7 @@ from helpers import isolate, refused, tiny_trainer, token_files
 from picolm_lib import train
 from picolm_lib.checkpoint import load_resume
 from picolm_lib.data import Batches
+from picolm_lib.distributed import Processes
 from picolm_lib.loss import IGNORE, linear_cross_entropy
 from picolm_lib.report import forget_after, read_metrics
 from picolm_lib.train import MOST_SKIPS, Interrupted, Trainer
@@ -58,7 +59,9 @@ def without_times(metrics: list[dict]) -> list[dict]:
 def everything(trainer: Trainer) -> dict:
     """All that a run depends on, but for the clocks and what else this process draws."""
     state = copy.deepcopy(trainer.state_dict())
-    del state["progress"]["seconds"], state["progress"]["elapsed"], state["rng"]
+    for clock in ("seconds", "elapsed", "recent_seconds"):
+        del state["progress"][clock]
+    del state["rng"]
     return state
 
 
@@ -196,7 +199,7 @@ class Clock:
 @pytest.mark.parametrize("later", [1.0, 1.5, 0.5])
 def test_a_run_of_a_minute_ends_in_time_with_its_decay_complete(monkeypatch, folder, later):
     clock, passes = Clock(monkeypatch), itertools.count()
-    watch_loss(monkeypatch, lambda *_: clock.advance(1.0 if next(passes) < 10 else later))
+    watch_loss(monkeypatch, lambda *_: clock.advance(1.0 if next(passes) < 6 else later))
     trainer = tiny_trainer(folder, max_tokens=0, max_minutes=1.0)
     trainer.run()
     assert 40 < clock.now - 1_000 <= 60
@@ -204,6 +207,61 @@ def test_a_run_of_a_minute_ends_in_time_with_its_decay_complete(monkeypatch, fol
     last = [m["lr_factor"] for m in steps[-5:]]
     assert last == sorted(last, reverse=True) and 0 < last[-1] < 0.1
     assert steps[-1]["tokens"] == trainer.progress.tokens == trainer.plan()
+
+
+@pytest.mark.parametrize("slow", [6.0, 0.1])
+def test_a_warm_up_of_another_speed_does_not_decide_the_run(monkeypatch, folder, slow):
+    """As on a machine that is busy, or throttled, at one moment and not at the other."""
+    clock, passes = Clock(monkeypatch), itertools.count()
+    watch_loss(monkeypatch, lambda *_: clock.advance(slow if next(passes) < 4 else 1.0))
+    tiny_trainer(folder, max_tokens=0, max_minutes=2.0).run()
+    assert 80 < clock.now - 1_000 <= 120
+    factors = [m["lr_factor"] for m in read_metrics(folder) if m["kind"] == "step"]
+    assert factors[-1] < 0.1 and factors[len(factors) // 2 - 5] == 1.0
+
+
+def test_costly_evaluations_shorten_the_run_but_do_not_end_it(monkeypatch, folder):
+    """They may cluster at first, when the plan is short: each must come once, and be planned for.
+    """
+    clock, passes, real = Clock(monkeypatch), itertools.count(), train.evaluate
+    watch_loss(monkeypatch, lambda *_: clock.advance(4.0 if next(passes) < 6 else 1.0))
+    monkeypatch.setattr(train, "evaluate", lambda *args: clock.advance(5.0) or real(*args))
+    tiny_trainer(folder, max_tokens=0, max_minutes=2.0, evals=6).run()
+    lines = read_metrics(folder)
+    assert 90 < clock.now - 1_000 <= 125
+    assert 4 <= sum(m["kind"] == "evaluation" for m in lines) <= 6
+    assert [m["lr_factor"] for m in lines if m["kind"] == "step"][-1] < 0.1
+
+
+def test_the_warm_up_is_done_once(monkeypatch):
+    passes = []
+    watch_loss(monkeypatch, lambda *_: passes.append(1) and None)
+    trainer = tiny_trainer(max_tokens=0, max_minutes=1.0, max_steps=3)
+    trainer.run()
+    assert len(passes) == 2 + 3
+
+
+def test_a_timed_run_goes_on_where_its_data_were(monkeypatch, folder):
+    clock = Clock(monkeypatch)
+    watch_loss(monkeypatch, lambda *_: clock.advance(1.0))
+    first = tiny_trainer(folder, max_tokens=0, max_minutes=1.0)
+    at_step(first, 20, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        first.run()
+    second = tiny_trainer(folder, max_tokens=0, max_minutes=1.0)
+    second.resume()
+    started = clock.now
+    second.plan()
+    assert second.batches.state_dict() == first.batches.state_dict() and clock.now == started
+    second.run()
+    assert 30 < clock.now - started <= 40 and second.progress.step > 50
+
+
+def test_a_run_without_decay_ends_in_time_too(monkeypatch):
+    clock = Clock(monkeypatch)
+    watch_loss(monkeypatch, lambda *_: clock.advance(1.0))
+    tiny_trainer(max_tokens=0, max_minutes=1.0, decay=0.0).run()
+    assert 40 < clock.now - 1_000 <= 62
 
 
 def test_evaluations_are_part_of_the_time(monkeypatch, folder):
@@ -376,6 +434,92 @@ def test_checkpoints_come_by_the_clock(monkeypatch, folder):
     monkeypatch.setattr(trainer, "save", lambda: saved.append(trainer.progress.step))
     trainer.run()
     assert saved == [3, 6, 9, 10]
+
+
+# --- too little memory ---------------------------------------------------------------------------
+
+def room_for(trainer: Trainer, sequences: int, spared: int = 0) -> list[int]:
+    """Lets the trainer's device hold this many sequences in a pass; returns what was tried.
+
+    Args:
+        spared: passes before memory gets short.
+    """
+    tried, loss = [], trainer.objective.loss
+
+    def short_of_memory(tokens, targets):
+        tried.append(len(tokens))
+        if len(tried) > spared and len(tokens) > sequences:
+            raise torch.OutOfMemoryError("out of memory")
+        return loss(tokens, targets)
+    trainer.objective.loss = short_of_memory
+    return tried
+
+
+@pytest.mark.parametrize("room", [4, 2, 1])
+def test_out_of_memory_halves_the_micro_batch_and_the_result_is_the_same(folder, capsys, room):
+    trainer = tiny_trainer(folder, batch_size=8, max_tokens=8 * 16 * 6 + 5)
+    trainer.show, expected = True, tiny_trainer(batch_size=8, max_tokens=8 * 16 * 6 + 5,
+                                                micro_batch_size=room)
+    tried = room_for(trainer, room)
+    capsys.readouterr()
+    for _ in range(7):
+        metrics = trainer.step()
+        assert metrics["loss"] == expected.step()["loss"] and metrics["micro_batch"] == room
+    assert equal(everything(trainer), everything(expected))
+    assert tried[:4] == {4: [8, 4, 4, 4], 2: [8, 4, 2, 2], 1: [8, 4, 2, 1]}[room]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == {4: 1, 2: 2, 1: 3}[room]
+    assert f"{room} sequences at a time instead of {2 * room}, {8 // room} times" in said[-1]
+
+
+@pytest.mark.parametrize("spared", [1, 2, 3, 5])
+def test_memory_that_runs_out_within_a_step_loses_neither_data_nor_gradients(spared):
+    whole = tiny_trainer(batch_size=12, micro_batch_size=3)
+    trainer = tiny_trainer(batch_size=12, micro_batch_size=3)
+    tried = room_for(trainer, 1, spared)
+    for _ in range(3):
+        one, other = whole.step(), trainer.step()
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert tried[spared] == 3 and tried[-1] == 1
+    assert trainer.batches.state_dict() == whole.batches.state_dict()
+    for a, b in zip(whole.model.parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_one_sequence_that_does_not_fit_is_refused_in_one_line():
+    trainer = tiny_trainer()
+    tried = room_for(trainer, 0)
+    with refused("out of memory", "one sequence", "--max-seq-len"):
+        trainer.run()
+    assert tried == [4, 2, 1] and all(p.grad is None for p in trainer.model.parameters())
+
+
+def test_the_warm_up_of_a_timed_run_finds_what_fits(monkeypatch):
+    clock = Clock(monkeypatch)
+    watch_loss(monkeypatch, lambda *_: clock.advance(0.25))
+    trainer = tiny_trainer(max_tokens=0, max_minutes=1.0)
+    tried = room_for(trainer, 1)
+    trainer.run()
+    assert tried[:2] == [4, 2] and set(tried[2:]) == {1}
+    assert 40 < clock.now - 1_000 <= 60
+
+
+def test_one_of_several_processes_cannot_halve_alone(monkeypatch):
+    trainer = tiny_trainer(micro_batch_size=2)
+    trainer.accumulator.processes = Processes(rank=0, count=2)
+    room_for(trainer, 1)
+    with refused("out of memory with 2 sequences", "each process", "--micro-batch-size 1"):
+        trainer.accumulator.backward(*trainer.batches.next(), 64)
+
+
+def test_a_listener_hears_all_that_is_measured(folder):
+    heard = []
+    trainer = tiny_trainer(folder, evals=2)
+    trainer.listener = lambda who, line: heard.append((who, line))
+    trainer.run()
+    assert [line for _, line in heard] == read_metrics(folder)
+    assert len(heard) == 12 and all(who is trainer for who, _ in heard)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_the_first_step(folder):

@@ -20,7 +20,7 @@ from picolm_lib.model import count_parameters
 from picolm_lib.report import forget_after
 from picolm_lib.sampling import SampleConfig, tell
 from picolm_lib.tokenizer import load_tokenizer
-from picolm_lib.train import Trainer
+from picolm_lib.train import Listener, Trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -47,8 +47,8 @@ class TrainOptions:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def train_command(argv: list[str]) -> None:
-    """`python run_train.py`: trains a model, or goes on with one."""
+def train_command(argv: list[str], listener: Listener | None = None) -> None:
+    """`python run_train.py`: trains a model, or goes on with one; `listener` as in Trainer."""
     options = _train_options(argv)
     folder, config = Path(options.run), RunConfig(options.preset, options.model, options.train)
     chosen = numerics(config.train.device, config.train.dtype)
@@ -63,7 +63,8 @@ def train_command(argv: list[str]) -> None:
                  else tokenizer_for(config.train.tokenizer, corpus))
     config = replace(config, model=_fit_vocabulary(config.model, tokenizer, argv))
     files = prepare(corpus, tokenizer, show_progress=processes.is_main)
-    trainer = Trainer(config.model, config.train, tokenizer, files, folder)
+    trainer = Trainer(config.model, config.train, tokenizer, files, folder,
+                      listener=listener)
     if goes_on:
         trainer.resume(options.resume_previous)
         say(f"going on from step {trainer.progress.step}")

@@ -1,0 +1,172 @@
+"""The exercises of notebook 05 and the mistakes that people make in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from picolm_lib.course.checks import BugHunt, Exercise
+from picolm_lib.loss import IGNORE, linear_cross_entropy
+
+
+def _bits(loss: float, tokens: int, size: int) -> float:
+    return loss * tokens / (math.log(2) * size)
+
+
+bits_per_byte = Exercise(
+    reference=_bits,
+    cases=lambda: [(1.8, 1_000, 4_200), (0.7, 500, 500), (2.5, 300, 1_500)],
+    praise="Right: nats to bits, tokens to bytes.",
+    mistakes={
+        "this is nats per byte: a bit is ln 2 nats, so divide by ln 2 (math.log(2)).":
+            lambda loss, tokens, size: loss * tokens / size,
+        "you swapped tokens and bytes. All the nats, loss * tokens, are spread over the bytes.":
+            lambda loss, tokens, size: loss * size / (math.log(2) * tokens),
+        "this is bits per token: the number of tokens and bytes is missing, and with it what makes "
+        "tokenizers comparable.": lambda loss, tokens, size: loss / math.log(2),
+        "you multiplied by ln 2. One nat is 1 / ln 2 = 1.44 bits, so the number of bits is the "
+        "larger one: divide.": lambda loss, tokens, size: loss * tokens * math.log(2) / size,
+        "you divided by log10(2): the loss is in nats, so the logarithm is the natural one, "
+        "math.log.": lambda loss, tokens, size: loss * tokens / (math.log10(2) * size),
+        "you took the logarithm of the loss. The loss is a logarithm already.":
+            lambda loss, tokens, size: math.log2(loss) * tokens / size,
+        "you used the perplexity, exp(loss). Bits are proportional to the loss itself.":
+            lambda loss, tokens, size: math.exp(loss) * tokens / (math.log(2) * size),
+        "you divided by 8, so these are bytes per byte. The answer is in bits.":
+            lambda loss, tokens, size: _bits(loss, tokens, size) / 8,
+        "the division by the number of bytes is missing: this is the length of the whole text in "
+        "bits.": lambda loss, tokens, size: loss * tokens / math.log(2),
+    })
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    return torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+
+
+def _clip(gradients: list[Tensor], limit: float) -> list[Tensor]:
+    return [g * (limit / _norm(gradients)).clamp(max=1.0) for g in gradients]
+
+
+def _clip_cases() -> list[tuple]:
+    generator = torch.Generator().manual_seed(0)
+    some = [torch.randn(3, 4, generator=generator), torch.randn(5, generator=generator),
+            10 * torch.randn(2, 2, generator=generator)]
+    return [(some, 1.0), ([g / 1_000 for g in some], 1.0), (some, 5.0)]
+
+
+def _clip_with(scale: Callable[[list[Tensor], float], Tensor]) -> Callable:
+    return lambda gradients, limit: [g * scale(gradients, limit) for g in gradients]
+
+
+clip = Exercise(
+    reference=_clip,
+    cases=_clip_cases,
+    praise="Right: one norm over all of them, one factor for all of them, and never above 1.",
+    mistakes={
+        "you took the norm of each tensor alone. Then the direction of the whole step changes; it "
+        "is one norm over all of them.": lambda gradients, limit: [
+            g * (limit / g.norm()).clamp(max=1.0) for g in gradients],
+        "you scaled small gradients up to the limit. The factor is never above 1.":
+            _clip_with(lambda gs, limit: limit / _norm(gs)),
+        "the factor is 1 / norm, whatever the limit: it should be limit / norm.":
+            _clip_with(lambda gs, limit: (1 / _norm(gs)).clamp(max=1.0)),
+        "you cut every number off at the limit (clamp). That is clipping by value, and it changes "
+        "the direction.": lambda gradients, limit: [g.clamp(-limit, limit) for g in gradients],
+        "the square root is missing: the norm is the root of the sum of squares.":
+            _clip_with(lambda gs, limit: (limit / _norm(gs) ** 2).clamp(max=1.0)),
+        "you added up the norms of the tensors. Add up their squares, then take the root.":
+            _clip_with(lambda gs, limit: (limit / sum(g.norm() for g in gs)).clamp(max=1.0)),
+        "you took the largest norm of any tensor. The global norm has all of them in it.":
+            _clip_with(lambda gs, limit: (limit / max(g.norm() for g in gs)).clamp(max=1.0)),
+        "you took the mean of the squares, not their sum: with many weights the norm comes out far "
+        "too small.": _clip_with(lambda gs, limit: (limit / torch.cat(
+            [g.flatten() for g in gs]).square().mean().sqrt()).clamp(max=1.0)),
+        "you gave back zeros where the limit was exceeded. A large gradient is made shorter, not "
+        "thrown away.": _clip_with(lambda gs, limit: (_norm(gs) <= limit).float()),
+        "nothing was clipped: gradients above the limit came back as they were.":
+            lambda gradients, limit: gradients,
+    })
+
+
+def _loss_cases() -> list[tuple]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(10, 6, generator=generator)
+    square, wide = (torch.randn(v, 6, generator=generator) for v in (6, 9))
+    targets = torch.randint(6, (10,), generator=generator)
+    some = targets.clone()
+    some[[0, 1, 5]] = IGNORE
+    return [(x, square, targets, 5), (x, wide, targets, 4), (x, wide, some, 4),
+            (x.bfloat16(), wide.bfloat16(), some, 5)]
+
+
+def _sums(x: Tensor, weight: Tensor, targets: Tensor, chunk: int, **options) -> list[Tensor]:
+    """Each chunk's loss."""
+    return [F.cross_entropy(F.linear(rows, weight).float(), wanted, **options)
+            for rows, wanted in zip(x.split(chunk), targets.split(chunk), strict=True)]
+
+
+def _total(*given, **options) -> Tensor:
+    return torch.stack(_sums(*given, reduction="sum", **options)).sum()
+
+
+def _counted(targets: Tensor) -> int:
+    return int((targets != IGNORE).sum())
+
+
+def _right(x: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    return _total(x, weight, targets, chunk) / _counted(targets)
+
+
+def _reference(x: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    return linear_cross_entropy(x, weight, targets, chunk)
+
+
+chunked_loss = Exercise(
+    reference=_reference,
+    cases=_loss_cases,
+    praise="Right: sums over chunks, one division at the end by what counts, logits in float32.",
+    mistakes={
+        "you took the mean of the chunks' means. The last chunk is shorter, and some have ignored "
+        "rows, so their means do not count the same: add up sums, divide once.":
+            lambda x, w, t, c: torch.stack(_sums(x, w, t, c)).mean(),
+        "you divided twice: the chunks' means already are divided by their rows. Use "
+        "reduction=\"sum\" in each chunk.":
+            lambda x, w, t, c: torch.stack(_sums(x, w, t, c)).sum() / _counted(t),
+        "you added up means. Use reduction=\"sum\" in each chunk, and divide once at the end.":
+            lambda x, w, t, c: torch.stack(_sums(x, w, t, c)).sum(),
+        "you divided by all rows. Those whose target is -100 do not count, so divide by the number "
+        "of the others.": lambda x, w, t, c: _total(x, w, t, c) / len(t),
+        "you did not divide: this is the sum over all rows, not their mean.": _total,
+        "the rows with the target -100 were counted as if they had the target 0. They count for "
+        "nothing.": lambda x, w, t, c: _total(x, w, t.clamp(min=0), c) / len(t),
+        "the last, shorter chunk is missing. `x.split(chunk)` keeps it.":
+            lambda x, w, t, c: _right(x[:len(x) // c * c], w, t[:len(x) // c * c], c),
+        "a transpose is missing: weight is (V, D), so the logits are x @ weight.T. With a square "
+        "weight nothing crashes.": lambda x, w, t, c: _right(x, w.T.contiguous(), t, c),
+        "your loss is in 16 bits. Convert each chunk's logits with .float() before the loss.":
+            lambda x, w, t, c: torch.stack([F.cross_entropy(F.linear(r, w), y, reduction="sum")
+                                            for r, y in zip(x.split(c), t.split(c), strict=True)
+                                            ]).sum() / _counted(t),
+        "you read only the first chunk: add up all of them.":
+            lambda x, w, t, c: _right(x[:c], w, t[:c], c),
+    })
+
+
+bug_hunt = BugHunt(
+    culprit="leak",
+    alibis={
+        "endless": "the left plot below acquits the end of text. If it were not in the data, its "
+                   "probability would stay near zero where stories end too, and stories would "
+                   "never stop.",
+        "clip": "the right plot below acquits the clipping. If gradients were clipped before they "
+                "are unscaled, the optimizer would get a norm of 1 divided by the loss scale, "
+                "far below the dotted line.",
+    },
+    praise="Right: the patient validates on a piece of its own training stream. Its model learns "
+           "30 stories by heart, and its validation loss praises it for that. The gap of the "
+           "healthy report is the truth. Keep documents apart before you make the stream; "
+           "corpus.py does it by document.")
