@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_told, each_wrong_answer
 
 from picolm_lib.course.training import checks
 
@@ -113,18 +112,48 @@ def in_16_bits(x, weight, targets, chunk):
     return total / (targets != -100).sum()
 
 
+def slopes(fall):
+    """A schedule that rises rightly; `fall` is told how far the run is, and the decay."""
+    def factor(done, warmup, decay):
+        up = 1.0 if warmup == 0 or done > warmup else done / warmup
+        return min(up, 1.0, fall(done, decay)) if decay > 0 else up
+
+    return factor
+
+
+def uncut(done, warmup, decay):
+    slopes_ = [done / warmup] if warmup else []
+    slopes_ += [(1 - done) / decay] if decay else []
+    return min(slopes_)
+
+
+def downwards(done, warmup, decay):
+    if done < warmup:
+        return 1 - done / warmup
+    return min((1 - done) / decay, 1.0) if decay else 1.0
+
+
+def no_warm_up(done, warmup, decay):
+    return 1.0 if decay == 0 or done < 1 - decay else (1 - done) / decay
+
+
+def product(done, warmup, decay):
+    up = done / warmup if warmup else 1.0
+    down = (1 - done) / decay if decay else 1.0
+    return min(up * down, 1.0)
+
+
 WRONG = {
-    "bits_per_byte": [
-        (lambda loss, tokens, size: loss * (tokens / size), "nats per byte"),
-        (lambda loss, tokens, size: loss / math.log(2) * (size / tokens), "swapped"),
-        (lambda loss, tokens, size: loss / np.log(2).item(), "bits per token"),
-        (lambda loss, tokens, size: loss * tokens * 0.69314718056 / size, "multiplied by ln 2"),
-        (lambda loss, tokens, size: loss / math.log10(2) * tokens / size, "log10"),
-        (lambda loss, tokens, size: tokens / size * math.log(loss) / math.log(2), "logarithm of"),
-        (lambda loss, tokens, size: np.exp(loss).item() / math.log(2) * tokens / size,
-         "perplexity"),
-        (lambda loss, tokens, size: loss * tokens / (8 * math.log(2) * size), "bytes per byte"),
-        (lambda loss, tokens, size: tokens * loss / math.log(2), "whole text"),
+    "schedule": [
+        (slopes(lambda done, decay: 1 - done), "over the whole run"),
+        (slopes(lambda done, decay: (1 - done) / (1 - decay)), "1 - decay"),
+        (uncut, "without end"), (downwards, "wrong way"), (no_warm_up, "warm-up is missing"),
+        (slopes(lambda done, decay: 1.0), "fall is missing"),
+        (slopes(lambda done, decay: float(done <= 1 - decay)), "jumps to 0"),
+        (slopes(lambda done, decay: 0.5 + 0.5 * math.cos(
+            math.pi * max((done - (1 - decay)) / decay, 0))), "cosine"),
+        (lambda done, warmup, decay: min(1.0, done / warmup, (1 - done) / decay), "of 0 means"),
+        (product, "smallest of the two"),
     ],
     "clip": [(each_alone, "each tensor alone"), (up_too, "small gradients up"),
              (by_value, "by value"), (to_one, "1 / norm"), (no_root, "square root"),
@@ -142,20 +171,16 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("exercise, answer, phrase", [
-    pytest.param(name, answer, phrase, id=f"{name}-{phrase}")
-    for name, answers in WRONG.items() for answer, phrase in answers])
+@each_wrong_answer(WRONG)
 def test_a_wrong_answer_is_told_its_bug(exercise, answer, phrase):
-    verdict = getattr(checks, exercise)(answer)
-    assert not verdict.passed and phrase in verdict.message, verdict.message
+    assert_told(getattr(checks, exercise), answer, phrase)
 
 
 def test_other_right_answers_pass():
     assert checks.chunked_loss(by_hand).passed
     assert checks.clip(lambda gradients, limit: [
         g * min(1.0, limit / global_norm(gradients).item()) for g in gradients]).passed
-    assert checks.bits_per_byte(lambda loss, tokens, size: tokens * math.log2(math.exp(loss)) / size
-                                ).passed
+    assert checks.schedule(slopes(lambda done, decay: (1 - done) / decay)).passed
 
 
 def test_the_bug_hunt():

@@ -617,39 +617,43 @@ print("the mean of two halves is the whole")
 # Write your answer where the stub raises `NotImplementedError`. The check says what went wrong.
 
 # %% [markdown]
-# ### Exercise 1: bits per byte (easy, 5 minutes)
+# ### Exercise 1: the schedule (medium, 10 minutes)
 #
-# A model reads a text of some tokens and bytes. Its mean loss is in nats per token.
+# `my_factor` divides by zero where a run has no warm-up or no decay. Write it for any shares, 0 included.
 
 # %%
 from picolm_lib.course.training import checks
 
 
-def bits_per_byte(loss, tokens, size):
-    """Bits per byte. loss: nats per token. tokens, size: tokens and bytes of the text."""
+def schedule(done, warmup, decay):
+    """The factor on the learning rate, between 0 and 1.
+
+    done: share of the run that is over. warmup, decay: shares at its beginning and at its end.
+    """
     raise NotImplementedError  # your code
 
 
-checks.bits_per_byte(bits_per_byte)
+checks.schedule(schedule)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# How many nats does the whole text take? Then, how many bits?
+# Two straight lines: one rises from 0 at the start, the other falls to 0 at the end. Where neither is below
+# 1, the factor is 1.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# One bit is ln 2 = 0.693 nats.
+# A line that is not there must not lower the result: let it be 1.
 #
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# import math
-#
-# def bits_per_byte(loss, tokens, size):
-#     return loss * tokens / math.log(2) / size
+# def schedule(done, warmup, decay):
+#     rising = done / warmup if warmup else 1.0
+#     falling = (1 - done) / decay if decay else 1.0
+#     return min(1.0, rising, falling)
 # ```
 #
 # </details>

@@ -13,33 +13,50 @@ from picolm_lib.course.checks import BugHunt, Exercise
 from picolm_lib.loss import IGNORE, linear_cross_entropy
 
 
-def _bits(loss: float, tokens: int, size: int) -> float:
-    return loss * tokens / (math.log(2) * size)
+def _factor(done: float, warmup: float, decay: float) -> float:
+    rising = done / warmup if warmup else 1.0
+    falling = (1 - done) / decay if decay else 1.0
+    return min(1.0, rising, falling)
 
 
-bits_per_byte = Exercise(
-    reference=_bits,
-    cases=lambda: [(1.8, 1_000, 4_200), (0.7, 500, 500), (2.5, 300, 1_500)],
-    praise="Right: nats to bits, tokens to bytes.",
+def _factor_cases() -> list[tuple]:
+    places = (0.0, 0.03, 0.1, 0.4, 0.6, 0.75, 0.9, 1.0)
+    return [(done, *shape) for shape in ((0.1, 0.5), (0.2, 0.8), (0.0, 0.25), (0.1, 0.0))
+            for done in places]
+
+
+schedule = Exercise(
+    reference=_factor,
+    cases=_factor_cases,
+    praise="Right: it rises, stays at 1, and falls to 0 exactly at the end.",
     mistakes={
-        "this is nats per byte: a bit is ln 2 nats, so divide by ln 2 (math.log(2)).":
-            lambda loss, tokens, size: loss * tokens / size,
-        "you swapped tokens and bytes. All the nats, loss * tokens, are spread over the bytes.":
-            lambda loss, tokens, size: loss * size / (math.log(2) * tokens),
-        "this is bits per token: the number of tokens and bytes is missing, and with it what makes "
-        "tokenizers comparable.": lambda loss, tokens, size: loss / math.log(2),
-        "you multiplied by ln 2. One nat is 1 / ln 2 = 1.44 bits, so the number of bits is the "
-        "larger one: divide.": lambda loss, tokens, size: loss * tokens * math.log(2) / size,
-        "you divided by log10(2): the loss is in nats, so the logarithm is the natural one, "
-        "math.log.": lambda loss, tokens, size: loss * tokens / (math.log10(2) * size),
-        "you took the logarithm of the loss. The loss is a logarithm already.":
-            lambda loss, tokens, size: math.log2(loss) * tokens / size,
-        "you used the perplexity, exp(loss). Bits are proportional to the loss itself.":
-            lambda loss, tokens, size: math.exp(loss) * tokens / (math.log(2) * size),
-        "you divided by 8, so these are bytes per byte. The answer is in bits.":
-            lambda loss, tokens, size: _bits(loss, tokens, size) / 8,
-        "the division by the number of bytes is missing: this is the length of the whole text in "
-        "bits.": lambda loss, tokens, size: loss * tokens / math.log(2),
+        "it falls over the whole run: divide 1 - done by `decay`, and cut at 1, so that the fall "
+        "begins only where `decay` of the run is left.":
+            lambda x, w, d: min(1.0, x / w if w else 1.0, 1 - x if d else 1.0),
+        "you divided by 1 - decay. The fall lasts for the share `decay` of the run.":
+            lambda x, w, d: min(1.0, x / w if w else 1.0, (1 - x) / (1 - d) if d else 1.0),
+        "it grows without end in the middle: both slopes are cut at 1.":
+            lambda x, w, d: min(x / w if w else math.inf, (1 - x) / d if d else math.inf),
+        "the warm-up goes the wrong way: it begins at 0 and rises.":
+            lambda x, w, d: min(1.0, 1 - x / w if w and x < w else 1.0, (1 - x) / d if d else 1.0),
+        "the warm-up is missing: over the first `warmup` of the run the factor rises from 0.":
+            lambda x, w, d: min(1.0, (1 - x) / d if d else 1.0),
+        "the fall is missing: over the last `decay` of the run the factor goes to 0.":
+            lambda x, w, d: min(1.0, x / w if w else 1.0),
+        "it jumps to 0 where the decay begins. It should fall in a straight line.":
+            lambda x, w, d: min(1.0, x / w if w else 1.0, 0.0 if d and x > 1 - d else 1.0),
+        "that is a cosine. Here the fall is a straight line.":
+            lambda x, w, d: min(1.0, x / w if w else 1.0) * (
+                (1 + math.cos(math.pi * max(0.0, x - 1 + d) / d)) / 2 if d else 1.0),
+        "with no warm-up you divided by zero. A warm-up of 0 means full speed from the start.":
+            lambda x, w, d: min(1.0, x / w, (1 - x) / d if d else 1.0),
+        "with no decay you divided by zero. A decay of 0 means that the factor stays at 1.":
+            lambda x, w, d: min(1.0, x / w if w else 1.0, (1 - x) / d),
+        "with no warm-up or no decay you divided by zero. A share of 0 means that this slope is "
+        "not there.": lambda x, w, d: min(1.0, x / w, (1 - x) / d),
+        "you multiplied the learning rate's rise by its fall before cutting them at 1. Take the "
+        "smallest of the two slopes and 1.":
+            lambda x, w, d: min(1.0, (x / w if w else 1.0) * ((1 - x) / d if d else 1.0)),
     })
 
 
