@@ -416,13 +416,13 @@ scores = trainer.run()
 minutes = trainer.progress.elapsed / 60
 print(f"{trainer.progress.step:,} steps, {trainer.progress.tokens:,} tokens in {minutes:.2f} "
       f"minutes; asked for: {ready.train.max_minutes or 'no limit'}")
-print(f"loss {scores.loss:.3f}, perplexity {scores.perplexity:.2f}, "
-      f"accuracy {scores.accuracy:.1%}, {scores.bits_per_byte:.3f} bits per byte on {scores.predicted:,} tokens")
+print(f"loss {scores.loss:.3f}, perplexity {scores.perplexity:.2f}, accuracy {scores.accuracy:.1%}")
+print(f"{scores.bits_per_byte:.3f} bits per byte on {scores.predicted:,} tokens")
 draw_norms(live.steps, ready.train.grad_clip)
 
 # %% [markdown]
-# *What to see: how many steps lie above the red line, and how the norm changes as the learning rate
-# falls.*
+# *What to see: nearly all steps of a short run lie above the red line, so nearly all are clipped; below,
+# the learning rate falls to zero exactly at the end.*
 #
 # **Bits per byte** is the number to compare, since it does not depend on the tokenizer. By hand:
 
@@ -839,11 +839,11 @@ bars(results, "bits per byte", "After the same number of tokens (lower is better
 # *What to see: which bars differ from the default by clearly more than its two seeds differ from each
 # other.*
 #
-# When this notebook was built, the honest answer was: the schedule does, clipping hardly. Without decay, the
-# run ended clearly worse. The cosine was the worst of all, because it slows down from the beginning, and a
-# run this short has no time to lose; in a long run the two are close. Clipping, off or ten times harder,
-# changed little more than the seed did: Muon and AdamW both rescale a gradient before they step, so its
-# length matters less to them than to plain gradient descent. It stays as an insurance.
+# When this notebook was built, the honest answer was: the schedule does, clipping hardly. Without decay
+# the run ended clearly worse. The cosine was the worst of all: it slows down from the beginning, and a run
+# this short has no time to lose. Clipping, off or ten times harder, changed about as much as the seed did.
+# One reason is that Muon and AdamW both rescale a gradient before they step, so its length matters less to
+# them than to plain gradient descent. It stays as an insurance.
 
 # %% [markdown]
 # ## Recap
