@@ -682,7 +682,7 @@ merge_slider(MY_TEXT)
 from picolm_lib.course import race
 from picolm_lib.data import tokenizer_for
 
-TOKENS = 300_000
+TOKENS = 150_000
 two_thousand = load_corpus("storybook", 2_000)
 tokenizers = {name: tokenizer_for(f"bpe:{size}", two_thousand)
               for name, size in (("257 (bytes)", 257), ("512", 512), ("2,048", 2_048))}

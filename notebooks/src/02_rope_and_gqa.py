@@ -825,7 +825,7 @@ attention_layers(attention_maps(model, torch.tensor(my_ids)), my_pieces)
 from picolm_lib.course import race
 from picolm_lib.course.attention import variants
 
-TOKENS = 300_000
+TOKENS = 150_000
 curves = {"default": race.run("default", seed=0, tokens=TOKENS),
           "default, other seed": race.run("default, other seed", seed=1, tokens=TOKENS),
           "no RoPE": race.run("no RoPE", variants.without_rope, tokens=TOKENS)}

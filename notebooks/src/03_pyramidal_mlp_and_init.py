@@ -849,7 +849,7 @@ stream_playground()
 from picolm_lib.course import race
 from picolm_lib.course.pyramid.designer import flat_twin
 
-TOKENS = 300_000
+TOKENS = 150_000
 flat = flat_twin(race.RUNNER)
 ends = {"mlp_ratio_first": flat.mlp_ratio_first, "mlp_ratio_last": flat.mlp_ratio_last}
 curves = {"default": race.run("default", seed=0, tokens=TOKENS),
