@@ -318,9 +318,9 @@ for T in (1.0, 1.5, 2.0):
           f"a story of {len(rows)} tokens without it: {(1 - tail).prod():.1%}")
 
 # %% [markdown]
-# A small leak, but it drips at every step. Already at T = 1, a story of this length has a good chance to
-# draw at least one odd token; at T = 2 it is certain to. That is why sampling usually comes with a cut, and
-# why a cut lets you afford a higher temperature.
+# A small leak, but it drips at every step. At T = 1 about half of such stories have an odd token in them,
+# or more; at T = 1.5 hardly one is without, and at T = 2 none. That is why sampling usually comes with a
+# cut, and why a cut lets you afford a higher temperature.
 
 # %% [markdown]
 # ## 4. Repetition penalty
