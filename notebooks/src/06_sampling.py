@@ -12,7 +12,7 @@
 # **Before you start:** Python, and a little PyTorch (tensors, softmax). You need no other notebook: a
 # trained model comes with the course.
 #
-# **Time:** about 2 minutes to run on two CPU cores, 2 minutes on a T4 (an estimate), an hour to read.
+# **Time:** about 3 minutes to run on two CPU cores, 2 minutes on a T4 (an estimate), an hour to read.
 #
 # {neighbors}
 
