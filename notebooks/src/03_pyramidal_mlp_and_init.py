@@ -873,7 +873,7 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
      "After the same number of tokens (lower is better)")
 
 # %% [markdown]
-# *What to see: all bars are nearly of one length; the printed differences say which of them lie clearly
+# *What to see: most bars are nearly of one length; the printed differences say which of them lie clearly
 # beyond the gap between the two seeds.*
 #
 # When this notebook was built, one bar stood out: the naive start, 0.02 everywhere, ended about 0.06 bits per
