@@ -289,7 +289,7 @@ draw_tokens(smollm, unseen[0], "SmolLM")
 import inspect
 
 kinds = {"Storybook": "\n".join(unseen[:20]), "TinyStories": "\n".join(tiny[:20]),
-         "Python": inspect.getsource(sources), "French": "Le renard brun saute par-dessus le chien.",
+         "Python": inspect.getsource(sources), "French": "Le renard saute par-dessus le chien.",
          "numbers": "3.14159, 2.71828, 1.41421"}
 print(f"{'bytes per token':<18}{'bundled':>9}{'SmolLM':>9}")
 for kind, text in kinds.items():
@@ -662,7 +662,7 @@ checks.bits_per_byte(bits_per_byte)
 # language, one without blanks.
 
 # %%
-MY_TEXT = "She sells seashells by the seashore. The shells she sells are seashells, I'm sure."  # @param {type:"string"}
+MY_TEXT = "She sells seashells. The shells she sells are seashells."  # @param {type:"string"}
 
 merge_slider(MY_TEXT)
 
@@ -697,7 +697,8 @@ again = race.run("2,048, other seed", tokenizer=largest, tokens=TOKENS, seed=1)
 # %%
 from picolm_lib.course.plots import bars
 
-print(f"{'vocabulary':<12}{'nats per token':>16}{'bits per byte':>15}{'text read (MB)':>16}{'seconds':>9}")
+titles = ("nats per token", "bits per byte", "text read (MB)")
+print(f"{'vocabulary':<12}{titles[0]:>16}{titles[1]:>15}{titles[2]:>16}{'seconds':>9}")
 for name, curve in curves.items():
     per_token = curve.loss / (math.log(2) * curve.last)     # bytes per token, from the formula
     print(f"{name:<12}{curve.loss:>16.2f}{curve.last:>15.3f}"
