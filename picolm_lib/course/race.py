@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RUNNER = PicoConfig(vocab_size=2_048, max_seq_len=128, n_layers=4, d_model=96, n_heads=4)
 RUN = TrainConfig(storybook_stories=6_000, max_tokens=400_000, batch_size=16, evals=8)
 EVAL_TOKENS = 65_536  # more than the validation stories have: all are read
-TINY_TOKENS, TINY_EVAL = 6 * 16 * 128, 4_096  # enough to see that everything works
+TINY_TOKENS, TINY_EVAL = 4 * 16 * 128, 4_096  # enough to see that everything works
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run(name: str, change: Callable[[PicoLM], object] | None = None, seed: int =
     tokenizer = tokenizer or _bundled()
     config = replace(RUNNER, **{"vocab_size": len(tokenizer), **fields})
     budget = TINY_TOKENS if _tiny() else tokens or RUN.max_tokens
-    train = replace(RUN, max_tokens=budget, seed=seed)
+    train = replace(RUN, max_tokens=budget, seed=seed, evals=2 if _tiny() else RUN.evals)
     model = PicoLM(config, seed)
     if change is not None:
         change(model)
