@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test unit notebook-tests lint notebooks course slug assets clean
+.PHONY: train test test-browser unit notebook-tests lint notebooks course slug assets clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume
@@ -25,6 +25,10 @@ unit: $(READY)
 notebook-tests: $(READY)
 	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(PYTEST) --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 notebooks/*.ipynb
+
+# Sliders in JupyterLab and a browser without a window; what was seen lands in build/browser.
+test-browser: $(READY)
+	$(BIN)/python -m pytest tests/browser
 
 # The notebooks from notebooks/src, executed, with their outputs.
 notebooks: $(READY)
