@@ -53,13 +53,13 @@ def pinned() -> dict[str, str]:
 
 def command() -> list[str]:
     """The words of the set-up cells' pip command before the address."""
-    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    cells = [[cell for cell in json.loads(path.read_text())["cells"]
-              if cell["cell_type"] == "code"][0] for path in notebooks]
-    found = {INSTALL.search("".join(cell["source"])) and INSTALL.search(
-        "".join(cell["source"]))[1] for cell in cells}
-    if len(found) != 1 or None in found:
-        sys.exit(f"error: the notebooks should share one %pip line, but there are {found}.")
+    found = set()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        setup = next(cell for cell in cells if cell["cell_type"] == "code")
+        found |= set(INSTALL.findall("".join(setup["source"]))) or {f"none in {path.name}"}
+    if len(found) != 1:
+        sys.exit(f"error: the notebooks should share one %pip line, not {sorted(found)}.")
     return found.pop().split()
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     new = set(pip("check").splitlines()) - complaints
     if unmet := [line for line in new if not line.startswith("No broken requirements")]:
         sys.exit("error: " + "; ".join(unmet))
-    print(f"Colab's {len(runtime)} packages are as they were; new:", ", ".join(
+    print(f"{len(runtime)} packages of the runtime are as they were; new:", ", ".join(
         f"{name} {after[name]}" for name in sorted(after.keys() - runtime.keys())))
 
 

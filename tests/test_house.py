@@ -153,8 +153,8 @@ def test_the_readmes_commands_exist():
     if not (readme.exists() and makefile.exists()):
         pytest.skip("there is no README.md or Makefile yet")
     text = readme.read_text()
-    targets = set(re.findall(r"^([a-z]+):", makefile.read_text(), re.MULTILINE))
-    named = set(re.findall(r"^make ([a-z]+)|`make ([a-z]+)`", text, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile.read_text(), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)`", text, re.MULTILINE))
     named = {name for pair in named for name in pair if name}
     assert {"train", "test"} <= named <= targets
     for script in re.findall(r"python ([\w/]+\.py)", text):
