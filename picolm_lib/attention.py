@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from picolm_lib.config import PicoConfig
-from picolm_lib.doctor import takes_grouped_kv
-from picolm_lib.norm import RMSNorm
-from picolm_lib.rope import apply_rope
+from .config import PicoConfig
+from .norm import RMSNorm
+from .rope import apply_rope
 
 SHORT = 512  # tokens
 
@@ -132,6 +131,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         k, v = (t.repeat_interleave(share, dim=1) for t in (k, v))  # (B, H, S, E)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped,
                                           is_causal=mask is None and length == total)
+
+
+def takes_grouped_kv(device: torch.device) -> bool:
+    """True where scaled_dot_product_attention shares KV heads without falling to its slow path.
+
+    Below compute capability 8.0 `enable_gqa=True` silently selects the kernel that holds all T x T
+    scores, so there K and V are expanded before the call.
+    """
+    return device.type == "cpu" or (
+        device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -79,16 +79,6 @@ def cpu_has_bf16() -> bool:
     return any(known.get(unit, False) for unit in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def takes_grouped_kv(device: torch.device) -> bool:
-    """True where scaled_dot_product_attention shares KV heads without falling to its slow path.
-
-    Below compute capability 8.0 `enable_gqa=True` silently selects the kernel that holds all T x T
-    scores, so there K and V are expanded before the call.
-    """
-    return device.type == "cpu" or (
-        device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0))
-
-
 def peak_tflops(device: torch.device) -> float | None:
     """The GPU's 16-bit peak in TFLOP/s, or None where it is not known."""
     if device.type != "cuda":

@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from picolm_lib.config import PicoConfig
+from .config import PicoConfig
 
 ZERO = ("attn.qkv.bias", "attn.gate", "attn.out.weight", "mlp.down.weight", "output.weight")
 POST_NORMS = ("attn_post_norm.weight", "mlp_post_norm.weight")
@@ -51,11 +51,16 @@ def init_weights(model: nn.Module, config: PicoConfig, seed: int = 0) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        parameter.copy_(_initial(name, parameter.shape, config, generator))
+        parameter.copy_(initial_value(name, parameter.shape, config, generator))
 
 
-def _initial(name: str, shape: torch.Size, config: PicoConfig,
-             generator: torch.Generator) -> torch.Tensor:
+def initial_value(name: str, shape: torch.Size, config: PicoConfig,
+                  generator: torch.Generator | None = None) -> torch.Tensor:
+    """The table's value for one parameter, such as "blocks.3.mlp.up.weight".
+
+    Args:
+        generator: of the random numbers; None takes PyTorch's own.
+    """
     if name.endswith(ZERO):
         return torch.zeros(shape)
     if name.endswith(POST_NORMS):
@@ -64,5 +69,5 @@ def _initial(name: str, shape: torch.Size, config: PicoConfig,
         return torch.ones(shape)
     std = config.init_std
     if name.endswith(BY_DEPTH):
-        std = depth_std(config, layer=int(name.split(".")[1]))  # "blocks.3.mlp.up.weight"
+        std = depth_std(config, layer=int(name.split(".")[1]))
     return torch.randn(shape, generator=generator) * std

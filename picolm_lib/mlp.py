@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from picolm_lib.config import PicoConfig
+from .config import PicoConfig
 
 
 def pyramid_widths(config: PicoConfig) -> list[int]:

@@ -21,13 +21,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from picolm_lib.attention import Attention, Cache
-from picolm_lib.config import PicoConfig
-from picolm_lib.init import init_weights
-from picolm_lib.loss import linear_cross_entropy
-from picolm_lib.mlp import MLP, pyramid_widths
-from picolm_lib.norm import RMSNorm
-from picolm_lib.rope import rope_tables
+from .attention import Attention, Cache
+from .config import PicoConfig
+from .init import init_weights
+from .loss import linear_cross_entropy
+from .mlp import MLP, pyramid_widths
+from .norm import RMSNorm
+from .rope import rope_tables
 
 
 class Block(nn.Module):

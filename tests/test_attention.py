@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from picolm_lib.attention import Attention, KVCache, attend
+from picolm_lib.attention import Attention, KVCache, attend, takes_grouped_kv
 from picolm_lib.config import PicoConfig
 from picolm_lib.rope import rope_tables
 
@@ -227,3 +227,14 @@ def test_cache_has_the_dtype_asked_for(tiny_config):
     cache = KVCache(tiny_config, batch=1, max_len=4, dtype=torch.bfloat16)
     keys, values = cache.update(*torch.zeros(2, 1, 2, 3, 8), 0)
     assert keys.dtype == values.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("capability", "native"), [
+    ((7, 0), False), ((7, 5), False), ((8, 0), True), ((8, 6), True), ((9, 0), True)])
+def test_grouped_heads_go_to_the_kernel_only_where_it_takes_them(monkeypatch, capability, native):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert takes_grouped_kv(torch.device("cuda")) is native
+
+
+def test_grouped_heads_go_to_the_kernel_on_a_cpu():
+    assert takes_grouped_kv(torch.device("cpu"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import refused
 
-from picolm_lib.doctor import doctor, numerics, peak_tflops, takes_grouped_kv
+from picolm_lib.doctor import doctor, numerics, peak_tflops
 
 
 @pytest.fixture
@@ -101,17 +101,6 @@ def test_a_second_gpu_that_is_not_there_is_refused(gpu):
     assert numerics("cuda:0").device.type == "cuda"
     with refused("cuda:1"):
         numerics("cuda:1")
-
-
-@pytest.mark.parametrize(("capability", "native"), [
-    ((7, 0), False), ((7, 5), False), ((8, 0), True), ((8, 6), True), ((9, 0), True)])
-def test_grouped_heads_go_to_the_kernel_only_where_it_takes_them(gpu, capability, native):
-    gpu(capability)
-    assert takes_grouped_kv(torch.device("cuda")) is native
-
-
-def test_grouped_heads_go_to_the_kernel_on_a_cpu():
-    assert takes_grouped_kv(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("name", "peak"), [

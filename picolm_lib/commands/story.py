@@ -10,6 +10,7 @@ import tyro
 
 from picolm_lib.checkpoint import load_run
 from picolm_lib.cli import parse
+from picolm_lib.commands.export import export_command
 from picolm_lib.commands.printing import print_story
 from picolm_lib.config import Dtype, PicoError
 from picolm_lib.doctor import numerics
@@ -38,9 +39,12 @@ class StoryOptions:
 
 
 def story_command(argv: list[str]) -> None:
-    """`python inference.py`: tells stories."""
+    """`python inference.py`: tells stories; `python inference.py export` exports the model."""
+    if argv[:1] == ["export"]:
+        return export_command(argv[1:])
     options = parse(StoryOptions, argv, StoryOptions(), "inference.py",
-                    "Tells stories. Without a prompt it asks for one, again and again.")
+                    "Tells stories. Without a prompt it asks for one, again and again. "
+                    "'inference.py export --help': a model for the transformers library.")
     if options.num_samples < 1:
         raise PicoError(f"num_samples must be at least 1, not {options.num_samples}.")
     chosen = numerics(options.device, options.dtype)
