@@ -70,7 +70,7 @@ def imported(tree: ast.AST) -> dict[str, str]:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 found[alias.asname or alias.name] = alias.name
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             for alias in node.names:
                 found[alias.asname or alias.name] = f"{node.module}.{alias.name}"
     return found
@@ -90,7 +90,7 @@ def library_names(source: str) -> set[tuple[str, str]]:
     known = {name: thing for name, thing in imported(tree).items()
              if thing.split(".")[0] in sys.stdlib_module_names}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom) and not node.level:
             found |= {(node.module, alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {(alias.name, "") for alias in node.names}
