@@ -17,12 +17,15 @@ train: $(READY)
 
 test: lint unit notebook-tests
 
+# Two at a time, each with one thread: for tensors this small, threads only wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 unit: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Offline, so that the outcome does not depend on the Hub.
 notebook-tests: $(READY)
-	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
+	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(PYTEST) --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 notebooks/*.ipynb
 
 # What Colab has, the package on top as the set-up cell installs it, and then what learners run.

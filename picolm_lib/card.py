@@ -45,7 +45,7 @@ What it tells, unselected (seed {seed}, temperature {temperature}, min-p {min_p}
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 name = "{name}"  # this folder, or where it is on the Hub
-tokenizer = AutoTokenizer.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 prompt = tokenizer({quoted}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))

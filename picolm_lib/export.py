@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,25 +70,25 @@ def for_transformers(model: PicoLM, tokenizer: PreTrainedTokenizerFast,
     In training a story follows an end of text. So this tokenizer puts one before each text, as
     `prompt_ids` does, and batches of prompts are padded with it at the left.
     """
-    from tokenizers import processors
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
 
     from picolm_lib.hf import PicoForCausalLM
 
     end, end_id = tokenizer.eos_token, tokenizer.eos_token_id
-    tokenizer = copy.deepcopy(tokenizer)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     begins = processors.TemplateProcessing(
         single=f"{end} $A", pair=f"{end} $A {end} $B:1", special_tokens=[(end, end_id)])
-    before = tokenizer.backend_tokenizer.post_processor
-    tokenizer.backend_tokenizer.post_processor = (
-        begins if before is None else processors.Sequence([before, begins]))
-    tokenizer.bos_token = tokenizer.pad_token = end
-    tokenizer.padding_side = "left"
-    tokenizer.model_max_length = model.config.max_seq_len
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    backend.post_processor = (begins if backend.post_processor is None else
+                              processors.Sequence([backend.post_processor, begins]))
+    prepared = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=end, eos_token=end, pad_token=end, padding_side="left",
+        model_max_length=model.config.max_seq_len, clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"])
     wrapped = PicoForCausalLM.wrap(model, bos_token_id=end_id, eos_token_id=end_id,
                                    pad_token_id=end_id)
     wrapped.generation_config = _generation_config(model, end_id)
-    return wrapped, tokenizer
+    return wrapped, prepared
 
 
 def _generation_config(model: PicoLM, end_id: int) -> GenerationConfig:

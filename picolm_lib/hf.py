@@ -2,8 +2,8 @@
 
 Importing this module makes `AutoConfig` and `AutoModelForCausalLM` know the model. A folder that
 `save_pretrained` writes carries its own code, too: this file, and those beside it that it imports
-*relatively*, because transformers follows such imports when it copies a model's code. Whoever has
-the folder and no `picolm_lib` can load it with `trust_remote_code=True`, after reading it.
+*relatively*, which is how transformers knows what belongs to a model's code. Whoever has the folder
+and no `picolm_lib` can load it with `trust_remote_code=True`, after reading it.
 
 The weights are those of `PicoLM`, under the prefix "model.". Positions are never stored: RoPE is
 computed on every call, so there is no buffer that a load could lose.
@@ -21,9 +21,15 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# Not used here, but transformers up to 5.9 copies only what this file imports itself.
+from .attention import Attention  # noqa: F401
 from .config import PicoConfig
 from .init import initial_value
+from .loss import linear_cross_entropy  # noqa: F401
+from .mlp import MLP  # noqa: F401
 from .model import PicoLM
+from .norm import RMSNorm  # noqa: F401
+from .rope import rope_tables  # noqa: F401
 
 
 class PicoLMConfig(PretrainedConfig):
@@ -42,14 +48,13 @@ class PicoLMConfig(PretrainedConfig):
                      "max_position_embeddings": "max_seq_len"}
 
     def __init__(self, use_cache: bool = True, **kwargs) -> None:
-        own = {standard: ours for standard, ours in self.attribute_map.items() if standard in kwargs}
-        kwargs |= {ours: kwargs.pop(standard) for standard, ours in own.items()}
-        described = PicoConfig(**{field.name: kwargs.pop(field.name) for field in fields(PicoConfig)
-                                  if field.name in kwargs})
-        for field in fields(PicoConfig):
-            setattr(self, field.name, getattr(described, field.name))
+        own = {self.attribute_map.get(name, name): value for name, value in kwargs.items()}
+        names = [field.name for field in fields(PicoConfig)]
+        described = PicoConfig(**{name: own.pop(name) for name in names if name in own})
+        for name in names:
+            setattr(self, name, getattr(described, name))
         self.use_cache = use_cache
-        super().__init__(**{"tie_word_embeddings": False, **kwargs})
+        super().__init__(**{"tie_word_embeddings": False, **own})
 
     def to_pico(self) -> PicoConfig:
         """The same model as a `PicoConfig`."""
@@ -120,6 +125,8 @@ class PicoForCausalLM(PreTrainedModel, GenerationMixin):
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if isinstance(past, int):
             self._check_length(past + input_ids.shape[1])
+        if position_ids is None:
+            position_ids = past + torch.arange(input_ids.shape[1], device=input_ids.device)
         mask = visible(attention_mask, input_ids, past, _static_length(past_key_values))
         state = self.model.hidden(input_ids, past_key_values, position_ids, mask)  # (B, T, D)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

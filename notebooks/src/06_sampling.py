@@ -831,9 +831,49 @@ assert loaded(PROMPT)["input_ids"] == tokenizer(PROMPT)["input_ids"]
 print("the tokenizer loads by itself:", loaded.tokenize("She loved to run."))
 
 # %% [markdown]
-# The model's *code* is this package: `transformers` has no PicoLM of its own, so weights alone do not run
-# there. What you have seen does: any program can read the tensors, the configuration (`config.json`), and
-# the tokenizer.
+# The model's *code* is this package. `transformers` has no PicoLM of its own, so weights alone do not run
+# there: the code has to come along. Five lines, and the tools of that library work with your model:
+
+# %%
+from tempfile import mkdtemp
+
+from transformers import pipeline
+
+from picolm_lib.export import export
+
+exported = export(RUN, Path(mkdtemp()) / "my-model")
+teller = pipeline("text-generation", str(exported), device=device)
+print(teller("One day,")[0]["generated_text"])
+
+# %% [markdown]
+# Inside it is the same model: for the same tokens, `transformers` gets the same logits. And without chance,
+# its own loop, with a cache that other people wrote, tells the same text as the library's:
+
+# %%
+from picolm_lib.sampling import prompt_ids, tell
+
+tokens = torch.tensor([prompt_ids(model.config, tokenizer, START)], device=device)
+torch.testing.assert_close(teller.model(tokens).logits, model(tokens), atol=1e-4, rtol=1e-4)
+greedy = SampleConfig(temperature=0, min_p=0, max_new_tokens=16)
+print("ours:  ", "".join(tell(model, tokenizer, START, greedy)))
+length = tokens.shape[1] + 16
+print("theirs:", teller(START, do_sample=False, max_length=length)[0]["generated_text"])
+
+# %%
+for path in sorted(exported.iterdir()):
+    print(f"{path.stat().st_size:>10,} bytes  {path.name}")
+
+# %% [markdown]
+# *What to see: nine short Python files, all that the model is. Whoever has no `picolm_lib` can read them, and
+# then load the folder with `trust_remote_code=True`.*
+#
+# `README.md` is the model card, with the numbers of your own run. Read it, add what only you know (the
+# license of your texts above all), and publish it if you like:
+#
+# ```
+# hf auth login
+# hf upload your-name/my-model my-model
+# ```
 #
 # To use your own model here, write its folder into `RUN` at the top, and run all cells again. To make
 # one, on the command line:
@@ -841,6 +881,7 @@ print("the tokenizer loads by itself:", loaded.tokenize("She loved to run."))
 # ```
 # python run_train.py --data my_texts/ --tokenizer bpe:2048 --run runs/mine --max-minutes 30
 # python inference.py "Once upon a time" --run runs/mine --temperature 1.2 --min-p 0.1
+# python inference.py export --run runs/mine --out my-model
 # ```
 
 # %% [markdown]

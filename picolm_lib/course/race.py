@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 RUNNER = PicoConfig(vocab_size=2_048, max_seq_len=128, n_layers=4, d_model=96, n_heads=4)
 RUN = TrainConfig(storybook_stories=6_000, max_tokens=400_000, batch_size=16, evals=8)
 EVAL_TOKENS = 65_536  # more than the validation stories have: all are read
-TINY_TOKENS = 20 * 16 * 128  # enough to see that everything works
+TINY_TOKENS, TINY_EVAL = 4 * 16 * 128, 4_096  # enough to see that everything works
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def _tiny() -> bool:
     return preset_name() == "smoke"
 
 
+def eval_tokens() -> int:
+    """Validation tokens per evaluation; for the preset "smoke" only a few of them."""
+    return TINY_EVAL if _tiny() else EVAL_TOKENS
+
+
 def run(name: str, change: Callable[[PicoLM], object] | None = None, seed: int = 0,
         tokens: int | None = None, tokenizer: PreTrainedTokenizerFast | None = None,
         **fields: object) -> Curve:
@@ -97,7 +102,7 @@ def run(name: str, change: Callable[[PicoLM], object] | None = None, seed: int =
     tokenizer = tokenizer or _bundled()
     config = replace(RUNNER, **{"vocab_size": len(tokenizer), **fields})
     budget = TINY_TOKENS if _tiny() else tokens or RUN.max_tokens
-    train = replace(RUN, max_tokens=budget, seed=seed)
+    train = replace(RUN, max_tokens=budget, seed=seed, evals=2 if _tiny() else RUN.evals)
     model = PicoLM(config, seed)
     if change is not None:
         change(model)
@@ -109,7 +114,7 @@ def run(name: str, change: Callable[[PicoLM], object] | None = None, seed: int =
         done = trainer.progress.tokens
         if done * train.evals // budget > len(scores):
             seen.append(done)
-            found = evaluate(trainer.model, files["validation"], trainer.numerics, EVAL_TOKENS)
+            found = evaluate(trainer.model, files["validation"], trainer.numerics, eval_tokens())
             scores.append(found.bits_per_byte)
             loss = found.loss
             line.say(f"{name}: {done:,} of {budget:,} tokens, {scores[-1]:.3f} bits per byte, "
