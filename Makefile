@@ -7,8 +7,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COLAB := .venv-colab
+COLAB_READY := $(COLAB)/.ready
 
-.PHONY: train test test-browser unit notebook-tests lint notebooks course slug assets clean
+.PHONY: train test test-browser test-colab unit notebook-tests lint notebooks course slug assets \
+  clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume
@@ -29,6 +32,14 @@ notebook-tests: $(READY)
 # Sliders in JupyterLab and a browser without a window; what was seen lands in build/browser.
 test-browser: $(READY)
 	$(BIN)/python -m pytest tests/browser
+
+# What Colab has, the package on top as the set-up cell installs it, and then what learners run.
+test-colab: $(COLAB_READY)
+	$(COLAB)/bin/python tests/colab.py
+	OMP_NUM_THREADS=1 PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(COLAB)/bin/pytest \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(COLAB)/bin/pytest tests/test_course_0*.py tests/test_exercises*.py \
+	  tests/test_hub.py tests/test_tokenizer.py tests/test_data.py tests/test_hf.py tests/test_export.py
 
 # The notebooks from notebooks/src, executed, with their outputs.
 notebooks: $(READY)
@@ -57,5 +68,13 @@ $(READY): pyproject.toml requirements.txt tests/constraints.txt
 	  --requirement requirements.txt --constraint tests/constraints.txt
 	@touch $(READY)
 
+# The list is complete, as a freeze is, so pip need not look for more.
+$(COLAB_READY): tests/constraints-colab.txt
+	@echo "setting up $(COLAB) (once; a few minutes, most of them PyTorch)"
+	@$(PYTHON) -m venv --clear $(COLAB)
+	@$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --requirement tests/constraints-colab.txt
+	@touch $(COLAB_READY)
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(COLAB) runs build *.egg-info

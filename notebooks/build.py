@@ -153,6 +153,7 @@ def readme(text: str) -> str:
     """The README with its badges and addresses as they should be."""
     text = ADDRESS.sub(lambda found: found[0] if found[1] == slug() else f"github.com/{slug()}",
                        text)
+    text = re.sub(r"(?<=\.git && cd )\S+", slug().split("/")[1], text)
     return re.sub(r"(colab\.research\.google\.com/github/)[\w.-]+/[\w.-]+(?=/blob)",
                   rf"\g<1>{slug()}", text)
 

@@ -107,8 +107,6 @@ def test_every_picture_is_small_and_has_a_sentence_below(source):
 
 def test_the_address_stands_in_one_place_and_can_be_moved(tmp_path, monkeypatch):
     assert build.readme((ROOT / "README.md").read_text()) == (ROOT / "README.md").read_text()
-    for path in [*build.SOURCES, *(ROOT / "picolm_lib").rglob("*.py"), FOLDER / "build.py"]:
-        assert build.slug() not in path.read_text(), path.name
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     monkeypatch.setattr(build, "ROOT", tmp_path)
     build.move("somebody/fork")
@@ -117,9 +115,36 @@ def test_the_address_stands_in_one_place_and_can_be_moved(tmp_path, monkeypatch)
     assert "somebody/fork" in notebook.cells[0].source
     assert "somebody/fork" in code_cells(notebook)[0].source
     readme = build.readme((ROOT / "README.md").read_text())
-    assert "github.com/somebody/fork" in readme and "HosLak" not in readme
+    assert "github.com/somebody/fork.git && cd fork\n" in readme and "HosLak" not in readme
     with pytest.raises(SystemExit, match="no owner/name"):
         build.move("nonsense")
+
+
+def texts() -> dict[str, str]:
+    """Path -> text of every file that people or programs read."""
+    folders = [ROOT / name for name in (".ci", ".github", "notebooks", "picolm_lib", "tests")]
+    paths = [*ROOT.glob("*"), *(path for folder in folders for path in folder.rglob("*"))]
+    return {str(path.relative_to(ROOT)): path.read_text(errors="ignore") for path in paths
+            if path.is_file() and "__pycache__" not in path.parts}
+
+
+def test_badges_links_and_set_up_cells_name_the_address_of_pyproject():
+    address = re.search(r'Repository = "https://github.com/([^"]+)"',
+                        (ROOT / "pyproject.toml").read_text())[1]
+    made = texts()
+    stems = {path.stem for path in FOLDER.glob("*.ipynb")}
+    for name in ["README.md", *(f"notebooks/{stem}.ipynb" for stem in stems)]:
+        links = re.findall(r"colab\.research\.google\.com/github/([^)]+?)\)", made[name])
+        badges = {f"{address}/blob/main/notebooks/{stem}.ipynb" for stem in stems}
+        assert links and set(links) <= badges, name
+        assert set(links) == badges or name != "README.md"
+        assert re.findall(r"git\+https://github\.com/([\w./-]+)", made[name]) == (
+            [] if name == "README.md" else [address])
+    clone = re.search(r"git clone https://github\.com/(\S+)\.git && cd (\S+)", made["README.md"])
+    assert clone[1] == address and clone[2] == address.split("/")[1]
+    places = {name for name, text in made.items() if address in text}
+    assert {name for name in places if not name.endswith(".ipynb")} == {"README.md",
+                                                                        "pyproject.toml"}
 
 
 def test_the_readme_names_every_notebook():
