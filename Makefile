@@ -7,8 +7,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LM_EVAL := .venv-lm-eval
+LM_EVAL_READY := $(LM_EVAL)/.ready
 
-.PHONY: train test unit notebook-tests lint notebooks course slug assets clean
+.PHONY: train test unit notebook-tests test-lm-eval lint notebooks course slug assets clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume
@@ -25,6 +27,24 @@ unit: $(READY)
 notebook-tests: $(READY)
 	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(PYTEST) --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 notebooks/*.ipynb
+
+# lm_eval scores the exported model, offline and where picolm_lib is not, as picolm_lib does.
+# In tasks of perplexity it puts the end of text before each text itself, hence the two runs.
+LM_EVAL_RUN := HF_HUB_OFFLINE=1 HF_HOME=build/lm_eval/hf PYTHONPATH= OMP_NUM_THREADS=1 \
+  LMEVAL_LOG_LEVEL=ERROR $(LM_EVAL)/bin/lm_eval --model hf --device cpu --batch_size 8 \
+  --include_path tests/lm_eval --output_path build/lm_eval --log_samples
+
+test-lm-eval: $(READY) $(LM_EVAL_READY)
+	@! $(LM_EVAL)/bin/python -Ic "import picolm_lib" 2>/dev/null || \
+	  { echo "error: picolm_lib is installed in $(LM_EVAL); remove that folder."; exit 2; }
+	rm -rf build/lm_eval
+	$(BIN)/python tests/lm_eval/data.py
+	$(BIN)/python inference.py export --out build/lm_eval/model
+	$(LM_EVAL_RUN) --tasks storybook_facts \
+	  --model_args pretrained=build/lm_eval/model,trust_remote_code=True,add_bos_token=True
+	$(LM_EVAL_RUN) --tasks storybook_stories \
+	  --model_args pretrained=build/lm_eval/model,trust_remote_code=True,add_bos_token=False
+	OMP_NUM_THREADS=1 $(BIN)/python tests/lm_eval/check.py
 
 # The notebooks from notebooks/src, executed, with their outputs.
 notebooks: $(READY)
@@ -53,5 +73,12 @@ $(READY): pyproject.toml requirements.txt tests/constraints.txt
 	  --requirement requirements.txt --constraint tests/constraints.txt
 	@touch $(READY)
 
+$(LM_EVAL_READY): tests/lm_eval/requirements.txt tests/constraints.txt
+	@echo "setting up $(LM_EVAL) (once; a few minutes, most of them PyTorch)"
+	@$(PYTHON) -m venv --clear $(LM_EVAL)
+	@$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --requirement tests/lm_eval/requirements.txt
+	@touch $(LM_EVAL_READY)
+
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) $(LM_EVAL) runs build *.egg-info
