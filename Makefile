@@ -21,27 +21,29 @@ train: $(READY)
 test: lint unit notebook-tests
 
 # Two at a time, each with one thread: for tensors this small, threads only wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+TWO := --numprocesses 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO)
+NOTEBOOKS := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks/*.ipynb
 
 unit: $(READY)
 	$(PYTEST)
 
 # Offline, so that the outcome does not depend on the Hub.
 notebook-tests: $(READY)
-	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(PYTEST) --nbval-lax --nbval-current-env \
-	  --nbval-cell-timeout=300 notebooks/*.ipynb
+	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(PYTEST) $(NOTEBOOKS)
+
+# What Colab has, the package on top as the set-up cell installs it, and all tests on these. `pytest`
+# and not `python -m pytest`, which would take the package from this folder.
+COLAB_PYTEST := OMP_NUM_THREADS=1 $(COLAB)/bin/pytest $(TWO)
+
+test-colab: $(COLAB_READY)
+	$(COLAB)/bin/python tests/colab.py
+	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(COLAB_PYTEST) $(NOTEBOOKS)
+	$(COLAB_PYTEST)
 
 # Sliders in JupyterLab and a browser without a window; what was seen lands in build/browser.
 test-browser: $(READY)
 	$(BIN)/python -m pytest tests/browser
-
-# What Colab has, the package on top as the set-up cell installs it, and then what learners run.
-test-colab: $(COLAB_READY)
-	$(COLAB)/bin/python tests/colab.py
-	OMP_NUM_THREADS=1 PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(COLAB)/bin/pytest \
-	  --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks/*.ipynb
-	OMP_NUM_THREADS=1 $(COLAB)/bin/pytest tests/test_course_0*.py tests/test_exercises*.py \
-	  tests/test_hub.py tests/test_tokenizer.py tests/test_data.py tests/test_hf.py tests/test_export.py
 
 # lm_eval scores the exported model, offline and where picolm_lib is not, as picolm_lib does.
 # In tasks of perplexity it puts the end of text before each text itself, hence the two runs.
