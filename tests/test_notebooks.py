@@ -71,6 +71,14 @@ def test_anatomy(source):
 
 
 @every_notebook
+def test_no_number_at_the_start_of_a_line_makes_a_list_of_its_own(source):
+    """Markdown takes a year and a full stop there for item 1983 of a numbered list."""
+    for cell in build.render(source).cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"^\s*\d{2,}[.)](\s|$)", cell.source, re.MULTILINE), cell.source
+
+
+@every_notebook
 def test_cells_are_short_and_hold_no_drawing_code(source):
     for cell in code_cells(built(source)):
         assert sum(bool(line.strip()) for line in cell.source.splitlines()) <= 25, cell.source

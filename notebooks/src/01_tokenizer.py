@@ -94,9 +94,9 @@ draw_words(texts)
 # %% [markdown]
 # ## 2. From bytes to BPE
 #
-# Begin with what a computer stores. In UTF-8, each letter of English is one *byte*, a number from 0 to
-# 255. Other letters take two to four bytes. So 256 tokens are enough to write down any text of any
-# language.
+# Begin with what a computer stores. In UTF-8, each letter of English is one *byte*, a number from
+# 0 to 255. Other letters take two to four bytes. So 256 tokens are enough to write down any text of
+# any language.
 
 # %%
 # NBVAL_CHECK_OUTPUT

@@ -882,8 +882,8 @@ duel_pictures.draw_long(equal_tokens, long_runs)
 # ## References
 #
 # - Boris Polyak, "Some methods of speeding up the convergence of iteration methods", 1964 (momentum).
-# - Yurii Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k²)",
-#   1983.
+# - Yurii Nesterov, "A method for solving the convex programming problem with convergence rate
+#   O(1/k²)", 1983.
 # - Diederik Kingma and Jimmy Ba, "Adam: A Method for Stochastic Optimization", 2015.
 # - Ilya Loshchilov and Frank Hutter, "Decoupled Weight Decay Regularization", 2019.
 # - Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.

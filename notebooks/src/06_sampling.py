@@ -953,8 +953,8 @@ for path in sorted(exported.iterdir()):
 # - Ari Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020 (top-p, and why greedy
 #   repeats itself).
 # - Angela Fan, Mike Lewis and Yann Dauphin, "Hierarchical Neural Story Generation", 2018 (top-k).
-# - Nguyen Nhat Minh et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs",
-#   2024.
+# - Nguyen Nhat Minh et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM
+#   Outputs", 2024.
 # - Nitish Shirish Keskar et al., "CTRL: A Conditional Transformer Language Model for Controllable
 #   Generation", 2019 (the repetition penalty).
 # - Jiwei Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016
