@@ -9,8 +9,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COLAB := .venv-colab
 COLAB_READY := $(COLAB)/.ready
+LM_EVAL := .venv-lm-eval
+LM_EVAL_READY := $(LM_EVAL)/.ready
 
-.PHONY: train test unit notebook-tests test-colab lint notebooks course slug assets clean
+.PHONY: train test test-browser test-colab test-lm-eval unit notebook-tests lint notebooks course slug \
+  assets clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume
@@ -29,6 +32,10 @@ unit: $(READY)
 notebook-tests: $(READY)
 	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(PYTEST) $(NOTEBOOKS)
 
+# Sliders in JupyterLab and a browser without a window; what was seen lands in build/browser.
+test-browser: $(READY)
+	$(BIN)/python -m pytest tests/browser
+
 # What Colab has, the package on top as the set-up cell installs it, and all tests on these. `pytest`
 # and not `python -m pytest`, which would take the package from this folder.
 COLAB_PYTEST := OMP_NUM_THREADS=1 $(COLAB)/bin/pytest $(TWO)
@@ -37,6 +44,24 @@ test-colab: $(COLAB_READY)
 	$(COLAB)/bin/python tests/colab.py
 	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(COLAB_PYTEST) $(NOTEBOOKS)
 	$(COLAB_PYTEST)
+
+# lm_eval scores the exported model, offline and where picolm_lib is not, as picolm_lib does.
+# In tasks of perplexity it puts the end of text before each text itself, hence the two runs.
+LM_EVAL_RUN := HF_HUB_OFFLINE=1 HF_HOME=build/lm_eval/hf PYTHONPATH= OMP_NUM_THREADS=1 \
+  LMEVAL_LOG_LEVEL=ERROR $(LM_EVAL)/bin/lm_eval --model hf --device cpu --batch_size 8 \
+  --include_path tests/lm_eval --output_path build/lm_eval --log_samples
+
+test-lm-eval: $(READY) $(LM_EVAL_READY)
+	@! $(LM_EVAL)/bin/python -Ic "import picolm_lib" 2>/dev/null || \
+	  { echo "error: picolm_lib is installed in $(LM_EVAL); remove that folder."; exit 2; }
+	rm -rf build/lm_eval
+	$(BIN)/python tests/lm_eval/data.py
+	$(BIN)/python inference.py export --out build/lm_eval/model
+	$(LM_EVAL_RUN) --tasks storybook_facts \
+	  --model_args pretrained=build/lm_eval/model,trust_remote_code=True,add_bos_token=True
+	$(LM_EVAL_RUN) --tasks storybook_stories \
+	  --model_args pretrained=build/lm_eval/model,trust_remote_code=True,add_bos_token=False
+	OMP_NUM_THREADS=1 $(BIN)/python tests/lm_eval/check.py
 
 # The notebooks from notebooks/src, executed, with their outputs.
 notebooks: $(READY)
@@ -73,5 +98,12 @@ $(COLAB_READY): tests/constraints-colab.txt
 	  --requirement tests/constraints-colab.txt
 	@touch $(COLAB_READY)
 
+$(LM_EVAL_READY): tests/lm_eval/requirements.txt tests/constraints.txt
+	@echo "setting up $(LM_EVAL) (once; a few minutes, most of them PyTorch)"
+	@$(PYTHON) -m venv --clear $(LM_EVAL)
+	@$(LM_EVAL)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --requirement tests/lm_eval/requirements.txt
+	@touch $(LM_EVAL_READY)
+
 clean:
-	rm -rf $(VENV) $(COLAB) runs build *.egg-info
+	rm -rf $(VENV) $(COLAB) $(LM_EVAL) runs build *.egg-info

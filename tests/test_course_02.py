@@ -197,6 +197,11 @@ def test_every_slider_moves_its_picture(make):
     assert_every_slider_moves(make())
 
 
+def test_the_cache_of_one_head_is_told_in_the_singular():
+    gib = 2 * 32 * 128 * 4096 * 16 * 2 / 2**30    # k and v, blocks, head_dim, tokens, texts, bytes
+    assert f"takes {gib:g} GiB with 1 KV head and {10 * gib:g} GiB" in pictures.draw_cache(1).text
+
+
 def test_the_story_names_the_token_that_is_looked_at_most():
     maps = torch.zeros(2, 2, 5, 5)
     maps[1, 0, 3] = torch.tensor([0.1, 0.7, 0.1, 0.1, 0.0])

@@ -227,7 +227,7 @@ def test_every_slider_moves_its_picture(make):
 def test_the_stepper_shows_each_direction_at_its_own_place():
     matrix = spectrum.with_spectrum(torch.tensor([0.8, 0.6]), 3)     # its length is 1
     text = pictures.draw_stepper(matrix, 1, "classical cubic").text
-    assert "6.0e-01 to 0.80 become" in text
+    assert "6.0e-01 to 0.80 become" in text and "1 iteration in fp32" in text
     low, high = 1.5 * 0.6 - 0.5 * 0.6**3, 1.5 * 0.8 - 0.5 * 0.8**3
     assert f"{low:.1e} to {high:.2f}" in text and "0.0% away" in text
 

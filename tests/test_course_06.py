@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from matplotlib.text import Text
 from transformers.generation import logits_process as theirs
 
 from picolm_lib.checkpoint import load_run
@@ -72,6 +73,29 @@ def test_the_drawn_token_is_the_first_of_the_text(pilot, bundled, settings):
 def test_greedy_leaves_one_token(pilot):
     choice = pilot.choice(temperature=0.0)
     assert choice.survivors == 1 and choice.after.argmax() == choice.before.argmax()
+
+
+def test_one_survivor_is_told_in_the_singular(pilot, bundled):
+    text = pictures.draw_choice(pilot.choice(temperature=0.0), bundled[1].decode).text
+    assert text.startswith("1 token survives with ")
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 2.7, "min_p": 0.05}, {"min_p": 0.0},
+                                      {"repetition_penalty": 2.0}, {"temperature": 0.0}])
+def test_no_text_of_the_bars_stands_on_another_one(pilot, bundled, settings, monkeypatch):
+    figures = []
+    monkeypatch.setattr(pictures, "finish", lambda figure, text: figures.append(figure))
+    pictures.draw_choice(pilot.choice(**settings), bundled[1].decode)
+    figures[0].draw_without_rendering()
+    texts = [text for text in figures[0].findobj(Text)
+             if text.get_text() and text.get_visible()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(texts) > 20
+    for number, box in enumerate(boxes):
+        assert figures[0].bbox.containsx(box.x0) and figures[0].bbox.containsx(box.x1)
+        assert figures[0].bbox.containsy(box.y0) and figures[0].bbox.containsy(box.y1)
+        for other, text in zip(boxes[:number], texts, strict=False):
+            assert not box.overlaps(other), f"{texts[number]} and {text}"
 
 
 def test_the_text_is_that_of_generate(bundled, pilot):

@@ -33,11 +33,12 @@ class Playground:
         self.draws = (draw,) if later is None else (draw, later)
         self.sliders = sliders
         self.pictures = [self._draw(number) for number in range(len(self.draws))]
-        self.images = [ipywidgets.Image(value=picture.png, format="png", width=int(100 * WIDTH))
+        self.images = [ipywidgets.Image(value=picture.png, format="png", width=int(100 * WIDTH),
+                                        layout=ipywidgets.Layout(margin="0"))  # fits its box
                        for picture in self.pictures]
         for slider in sliders.values():
             slider.observe(self._redraw, names="value")
-        self.box = ipywidgets.VBox([*sliders.values(), *self.images])
+        self.box = ipywidgets.VBox([*map(_row, sliders.values()), *self.images])
 
     @property
     def picture(self) -> Picture:
@@ -79,5 +80,16 @@ def steps(label: str, options: list, value: object) -> ipywidgets.ValueWidget:
 
 
 def _looks(label: str) -> dict:
-    return {"description": label, "style": {"description_width": "150px"},
-            "layout": ipywidgets.Layout(width="620px")}
+    # As wide as the row leaves room for; the margin is for the handle at either end.
+    return {"description": label, "layout": ipywidgets.Layout(
+        width="auto", flex="1 1 240px", max_width="460px", margin="2px 8px")}
+
+
+def _row(slider: ipywidgets.ValueWidget) -> ipywidgets.HBox:
+    """The label beside its slider, or above it where there is little room, as on a phone.
+
+    A slider's own label would never give way, and push the slider out of sight.
+    """
+    label = ipywidgets.Label(slider.description, layout=ipywidgets.Layout(flex="0 0 150px"))
+    slider.description = ""
+    return ipywidgets.HBox([label, slider], layout=ipywidgets.Layout(flex_flow="row wrap"))

@@ -116,9 +116,9 @@ def draw_cache(kv_heads: int = 5, heads: int = 10, layers: int = 32, head_dim: i
     sizes = [kv_cache_bytes(layers, k, head_dim, context, batch) / 2**30 for k in choices]
     chosen = kv_cache_bytes(layers, kv_heads, head_dim, context, batch) / 2**30
     figure, axes = canvas(0.9 + 0.42 * len(choices))
-    names = [f"{k} KV head{'s' * (k > 1)}" + {1: " (MQA)", heads: " (MHA)"}.get(k, "")
-             for k in choices]
-    bars = axes.barh(names, sizes, height=0.62,
+    names = {k: f"{k} KV head{'s' * (k > 1)}" for k in choices}
+    labels = [name + {1: " (MQA)", heads: " (MHA)"}.get(k, "") for k, name in names.items()]
+    bars = axes.barh(labels, sizes, height=0.62,
                      color=[ORANGE if k == kv_heads else "#B9D6EA" for k in choices])
     axes.bar_label(bars, [f" {size:.3g} GiB" for size in sizes], fontsize=9)
     right = max(sizes)
@@ -129,9 +129,9 @@ def draw_cache(kv_heads: int = 5, heads: int = 10, layers: int = 32, head_dim: i
                   horizontalalignment="right" if 0.6 * right < T4_GIB else "left")
     axes.set(xlim=(0, 1.18 * right),
              xlabel="KV cache (GiB, 2 bytes per number)", ylim=(len(choices) - 0.5, -1.1),
-             title=f"{heads} query heads on {kv_heads} KV heads: {chosen:.3g} GiB")
+             title=f"{heads} query heads on {names[kv_heads]}: {chosen:.3g} GiB")
     axes.grid(False)
-    return finish(figure, f"The KV cache takes {chosen:.3g} GiB with {kv_heads} KV heads and "
+    return finish(figure, f"The KV cache takes {chosen:.3g} GiB with {names[kv_heads]} and "
                           f"{max(sizes):.3g} GiB with {heads}.")
 
 

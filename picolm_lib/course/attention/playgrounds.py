@@ -19,7 +19,7 @@ def clocks() -> Playground:
         query_position=slider("query position", 20, 0, 64),
         key_position=slider("key position", 14, 0, 64),
         both=slider("move both by", 0, 0, 128),
-        theta=steps("theta", [100.0, 1_000.0, 10_000.0, 100_000.0, 1_000_000.0], 10_000.0),
+        theta=steps("theta", [100, 1_000, 10_000, 100_000, 1_000_000], 10_000),
         head_dim=steps("head_dim", [8, 16, 32, 64, 96], 32))
 
 

@@ -96,5 +96,5 @@ def descent() -> Playground:
     return Playground(
         draw_descent, rule=steps("rule", list(RULES), "SGD"),
         rate=steps("learning rate", [0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.4, 0.8], 0.07),
-        steepness=steps("steepness", [1.0, 5.0, 25.0, 100.0], 25.0),
+        steepness=steps("steepness", [1, 5, 25, 100], 25),
         degrees=slider("valley turned by", 0, 0, 45, 5))

@@ -27,13 +27,14 @@ def draw_stepper(matrix: Tensor, steps: int = 5, coefficients: str = "Jordan's q
     exact = newton_schulz(matrix, steps, torch.float32, CHOICES[coefficients])
     u, before, vh = torch.linalg.svd(matrix / matrix.norm(), full_matrices=False)
     found = (u.T @ after @ vh.T).diagonal()
+    done = f"{steps} iteration{'s' * (steps != 1)} in {dtype}"
     figure, (left, right) = canvas(3.3, 1, 2, sharey=True, width_ratios=(1.15, 1))
     place = range(1, len(before) + 1)
     left.plot(place, before, "o", color="#999999", markersize=4, label="before")
     left.plot(place, found, "o", color=BLUE, markersize=4, label="after")
     left.axhline(1, color="#999999", linewidth=1)
     left.set(xlabel="direction, largest first", ylabel="singular value", ylim=(-0.05, 1.75),
-             title=f"{steps} iterations in {dtype}")
+             title=done)
     left.legend(loc="upper right")
     s = torch.logspace(-4, 0, 500)
     right.axhline(1, color="#999999", linewidth=1)
@@ -44,7 +45,7 @@ def draw_stepper(matrix: Tensor, steps: int = 5, coefficients: str = "Jordan's q
     right.minorticks_off()  # they would take half of the drawing time
     right.legend(loc="upper left", fontsize=8.5)
     error = (after - exact).norm() / exact.norm()
-    return finish(figure, f"{coefficients}, {steps} iterations in {dtype}: singular values of "
+    return finish(figure, f"{coefficients}, {done}: singular values of "
                           f"{before[-1]:.1e} to {before[0]:.2f} become {found.min():.1e} to "
                           f"{found.max():.2f}; the result is {error:.1%} away from fp32.")
 

@@ -63,17 +63,21 @@ def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
         axes.text(max(value, kept) + 0.01 * right, row, text, verticalalignment="center",
                   fontsize=8.5, color=INK if kept else "#777777")
     axes.set_yticks(rows.tolist(), names, family="monospace", fontsize=9)
-    axes.set(xlim=(0, 1.22 * right), ylim=(SHOWN + 0.6, -0.6), xlabel="chance of the next token",
-             title=f"{choice.survivors:,} of {len(choice.before):,} tokens survive; they hold "
-                   f"{choice.mass:.1%} of the model's probability")
+    live = "survives" if choice.survivors == 1 else "survive"
+    axes.set(xlim=(0, 1.22 * right), ylim=(SHOWN + 0.6, -0.6))
+    axes.set_title(f"{choice.survivors:,} of {len(choice.before):,} tokens {live}, with "
+                   f"{choice.mass:.1%} of the model's probability", fontsize=9.5)
     shown = [right * i / 5 for i in range(6)]
     axes.set_xticks(shown, [f"{tick:.0%}" for tick in shown])
     axes.grid(False)
-    for height, color, text in ((0.02, GRAY, "the model's own"), (0.1, BLUE, "after the filters"),
-                                (0.18, ORANGE, "drawn by the seed")):
-        axes.text(0.99, height + 0.03, f"■ {text}", color=color if color != GRAY else "#888888",
-                  transform=axes.transAxes, horizontalalignment="right", fontsize=9)
-    return finish(figure, f"{choice.survivors} tokens survive with {choice.mass:.1%} of the "
+    # Below the plot, since bars may reach any place in it.
+    for left, color, text in ((0.155, INK, "chance of the next token"),
+                              (0.435, "#888888", "■ the model's own"),
+                              (0.62, BLUE, "■ after the filters"),
+                              (0.8, ORANGE, "■ drawn by the seed")):
+        figure.text(left, 0.015, text, color=color, fontsize=9)
+    tokens = "token" if choice.survivors == 1 else "tokens"
+    return finish(figure, f"{choice.survivors} {tokens} {live} with {choice.mass:.1%} of the "
                           f"probability; the seed draws {label(decode([choice.drawn]))}.")
 
 
