@@ -32,6 +32,10 @@ unit: $(READY)
 notebook-tests: $(READY)
 	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(PYTEST) $(NOTEBOOKS)
 
+# Sliders in JupyterLab and a browser without a window; what was seen lands in build/browser.
+test-browser: $(READY)
+	$(BIN)/python -m pytest tests/browser
+
 # What Colab has, the package on top as the set-up cell installs it, and all tests on these. `pytest`
 # and not `python -m pytest`, which would take the package from this folder.
 COLAB_PYTEST := OMP_NUM_THREADS=1 $(COLAB)/bin/pytest $(TWO)
@@ -40,10 +44,6 @@ test-colab: $(COLAB_READY)
 	$(COLAB)/bin/python tests/colab.py
 	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(COLAB_PYTEST) $(NOTEBOOKS)
 	$(COLAB_PYTEST)
-
-# Sliders in JupyterLab and a browser without a window; what was seen lands in build/browser.
-test-browser: $(READY)
-	$(BIN)/python -m pytest tests/browser
 
 # lm_eval scores the exported model, offline and where picolm_lib is not, as picolm_lib does.
 # In tasks of perplexity it puts the end of text before each text itself, hence the two runs.
