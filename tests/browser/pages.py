@@ -31,7 +31,8 @@ def run_all(page: Page) -> list[int]:
 
     eventually(lambda: bool(errors(page)) or len(counts()) == prompts.count(),
                "all cells have run", SECONDS)
-    wait_until_idle(page)
+    if not errors(page):
+        wait_until_idle(page)
     return counts()
 
 
@@ -41,8 +42,9 @@ def wait_until_idle(page: Page) -> None:
 
 
 def errors(page: Page) -> list[str]:
-    """What cells have raised."""
-    return page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
+    """What cells have raised, and their warnings: JupyterLab marks both alike, as it does stderr."""
+    return page.locator("[data-mime-type='application/vnd.jupyter.stderr'],"
+                        "[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
 
 
 def playgrounds(page: Page) -> list[Locator]:
