@@ -820,12 +820,13 @@ duel_pictures.draw_long(equal_tokens, long_runs)
 # bars), each with a schedule of its own.*
 #
 # When this notebook was built, Muon won the short race by a wide margin: about 0.74 bits per byte against
-# 0.97 at equal tokens, and against 0.92 at equal seconds. Its step took about a tenth longer, and AdamW
-# could not make enough of that time. The bands were far apart, so it was not luck.
+# 0.97 at equal tokens. Its step took up to a tenth longer, it depends on the machine, and AdamW could not
+# make enough of that time: at equal seconds it came to between 0.92 and 0.96. The bands were far apart, so
+# it was not luck.
 #
-# **Where Muon did not win.** At the first point, after 16 steps, both were level, and on the clock AdamW
-# was even a little ahead. And the lead shrinks: with four times as many tokens it was about 0.06 (one
-# seed). So in this race Muon is the quicker learner. Who is ahead after hours, it cannot say.
+# **Where Muon did not win.** At the first point, after 16 steps, both were level. And the lead shrinks: with
+# four times as many tokens it was about 0.06 (one seed). So in this race Muon is the quicker learner. Who
+# is ahead after hours, it cannot say.
 #
 # It was also a home match. PicoLM's other settings, such as AdamW's rate for the tables and its betas,
 # were chosen with Muon on board, and AdamW alone had to live with them.
