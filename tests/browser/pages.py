@@ -42,7 +42,7 @@ def wait_until_idle(page: Page) -> None:
 
 
 def errors(page: Page) -> list[str]:
-    """What cells have raised, and their warnings: JupyterLab marks both alike, as it does stderr."""
+    """What cells have raised, and their warnings: JupyterLab marks both as stderr."""
     return page.locator("[data-mime-type='application/vnd.jupyter.stderr'],"
                         "[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
 
