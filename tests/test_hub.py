@@ -5,109 +5,23 @@ What is asked for by name must be what lies in a local folder, bit for bit, on t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import ROOT, STORIES, bpe
+from hub_server import Hub
 from safetensors.torch import load_file
 
 from picolm_lib.report import read_metrics
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DATA, TOKENIZER = "writer/Stories", "writer/Tokens"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Serves the folders of `repositories`, as far as loading them asks for it."""
-
-    repositories: dict[str, Path]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_POST(self) -> None:
-        """What is asked of some paths at once: /api/datasets/a/b/paths-info/main."""
-        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        kind, repository, _, _ = self._parts()
-        folder = self.repositories[f"{kind}/{repository}"]
-        self._json([self._entry(folder, folder / path) for path in asked.get("paths", ())
-                    if (folder / path).exists()])
-
-    def do_GET(self) -> None:
-        kind, repository, what, path = self._parts()
-        folder = self.repositories.get(f"{kind}/{repository}")
-        if folder is None:
-            self._answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        elif what == "resolve":
-            self._file(folder / path)
-        elif what == "tree":
-            if not (folder / path).is_dir():
-                self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-            else:
-                files = sorted((folder / path).iterdir())
-                self._json([self._entry(folder, file) for file in files])
-        else:
-            files = [{"rfilename": str(file.relative_to(folder))}
-                     for file in sorted(folder.rglob("*")) if file.is_file()]
-            self._json({"id": repository, "sha": COMMIT, "siblings": files, "private": False,
-                        "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0})
-
-    def _parts(self) -> tuple[str, str, str, str]:
-        """Kind, repository, verb and path of /api/datasets/a/b/tree/main/c and others."""
-        words = unquote(urlsplit(self.path).path).strip("/").split("/")
-        words = words[1:] if words[0] == "api" else words
-        kind = words.pop(0) if words[0] in ("datasets", "models") else "models"
-        return kind, "/".join(words[:2]), "".join(words[2:3]), "/".join(words[4:])
-
-    @staticmethod
-    def _entry(folder: Path, file: Path) -> dict:
-        path = str(file.relative_to(folder))
-        if file.is_dir():
-            return {"type": "directory", "path": path, "size": 0, "oid": COMMIT}
-        return {"type": "file", "path": path, "size": file.stat().st_size, "oid": _etag(file)}
-
-    def _file(self, file: Path) -> None:
-        if not file.is_file():
-            self._answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-            return
-        body, status = file.read_bytes(), 200
-        headers = {"ETag": f'"{_etag(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            first, last = int(part[1]), min(int(part[2] or len(body)), len(body) - 1)
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
-            body, status = body[first:last + 1], 206
-        self._answer(status, body, headers)
-
-    def _json(self, value: object) -> None:
-        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _etag(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +37,11 @@ def shelf(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def hub(shelf, monkeypatch) -> Iterator[str]:
+def hub(shelf) -> Iterator[str]:
     """The server's address."""
-    handler = type("OneHub", (Hub,), {"repositories": {
-        f"datasets/{DATA}": shelf / "stories", f"models/{TOKENIZER}": shelf / "tokens"}})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    folders = {f"datasets/{DATA}": shelf / "stories", f"models/{TOKENIZER}": shelf / "tokens"}
+    with Hub(folders) as hub:
+        yield hub.address
 
 
 def python(folder: Path, run: str, hub: str, *arguments: str) -> subprocess.CompletedProcess:
