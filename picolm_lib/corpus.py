@@ -106,15 +106,17 @@ def _document(lines: list[str]) -> Iterator[str]:
 
 def _from_datasets(name: str, options: dict, shown: str | None = None) -> Corpus:
     """A data set of the Hub, or files that the `datasets` library reads: one path for both."""
-    hub.connect()
     import datasets
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong, we say ourselves
-    try:
-        splits = datasets.load_dataset(name, **options)
-    except Exception as error:  # the library raises a dozen kinds
-        raise _unreadable(shown or name, error) from error
+    if Path(shown or name).exists():
+        try:
+            splits = datasets.load_dataset(name, **options)
+        except Exception as error:  # the library raises a dozen kinds
+            raise _unreadable(shown or name, error) from error
+    else:
+        splits = hub.load(f"datasets/{name}", lambda: datasets.load_dataset(name), WAY_OUT)
     train = splits["train"] if "train" in splits else next(iter(splits.values()))
     column = _text_column(train, shown or name)
 

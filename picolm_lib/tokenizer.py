@@ -37,17 +37,19 @@ def load_tokenizer(name: str = "bundled") -> PreTrainedTokenizerFast:
     Raises:
         PicoError: it is not there, the Hub cannot be reached, or it has no end-of-text token.
     """
-    where = str(BUNDLED) if name == "bundled" else name
-    if not Path(where).exists():
-        hub.connect()
+    where = BUNDLED if name == "bundled" else Path(name)
+    if not where.exists():
+        way_out = "--tokenizer bundled or a local folder"
+        if name.startswith((".", "/", "~")):
+            raise PicoError(f"there is no folder {name!r}; use {way_out}.")
+        where = hub.load(f"models/{name}", lambda: hub.model_folder(name), way_out)
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        tokenizer = AutoTokenizer.from_pretrained(str(where))
     except Exception as error:  # the library raises a dozen kinds
-        if Path(where).exists():
-            raise PicoError(f"the folder {where!r} holds no tokenizer that can be read.") from error
-        raise hub.problem(name, error, "--tokenizer bundled or a local folder") from error
+        raise PicoError(f"the folder {str(where)!r} holds no tokenizer that can be read."
+                        ) from error
     if tokenizer.eos_token_id is None:
         raise PicoError(f"the tokenizer {name!r} has no end-of-text token, so stories could not "
                         "end; choose another.")
