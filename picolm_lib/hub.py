@@ -24,6 +24,7 @@ from urllib.request import Request, getproxies, urlopen
 from picolm_lib.config import PicoError
 
 PAUSES_S = (1.0, 2.0, 4.0)  # before the second, third and fourth try
+PATIENCE_S = 20.0  # after a longer try there is only one more: a library knocks that long by itself
 PASSING = {408, 429, 500, 502, 503, 504}  # HTTP statuses of faults that pass
 NETWORK = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3", "aiohttp"}
 SMALL_FILES = (".json", ".txt", ".model", ".jinja")  # all that a tokenizer is made of
@@ -41,17 +42,20 @@ def load(page: str, read: Callable[[], Loaded], way_out: str) -> Loaded:
     Raises:
         PicoError: it cannot be had.
     """
+    pauses = list(PAUSES_S)
     with _quiet():
-        for pause in (*PAUSES_S, None):
-            seen = _look(page)
+        while True:
+            seen, began = _look(page), time.monotonic()
             away = seen == 0 or seen in PASSING
             try:
                 with _offline() if away else nullcontext():
                     return read()
             except Exception as error:  # the libraries raise a dozen kinds
-                if away or pause is None or not _may_pass(error):
+                slow = time.monotonic() - began > PATIENCE_S
+                pauses = pauses[-1:] if slow else pauses
+                if away or not pauses or not _may_pass(error, slow):
                     raise problem(page.split("/", 1)[1], error, way_out, seen) from error
-            time.sleep(pause)
+            time.sleep(pauses.pop(0))
 
 
 def model_folder(name: str) -> Path:
@@ -174,11 +178,11 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether to ask again. After a time-out the libraries have done so themselves, for long."""
+def _may_pass(error: BaseException, slow: bool) -> bool:
+    """Whether to ask again; not after a time-out that took long, of which there were several."""
     kinds = " ".join(type(each).__name__ for each in _chain(error))
     status = _status(error)
-    return status in PASSING or (status == 0 and "Offline" not in kinds and "Timeout" not in kinds)
+    return status in PASSING or (status == 0 and not (slow and "Timeout" in kinds))
 
 
 def _status(error: BaseException) -> int | None:
