@@ -18,7 +18,7 @@ FLOORS = [
      "attention", "interrupt", "distributed", "pace", "cli", "storybook", "storyworld",
      "storyplots"},
     {"tokenizer", "model", "accumulate"},
-    {"corpus"},
+    {"corpus", "decode"},
     {"data"},
     {"checkpoint", "snapshots", "evaluate", "sampling", "report", "card"},
     {"train", "hf", "export"},
