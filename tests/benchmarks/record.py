@@ -1,0 +1,74 @@
+"""What all benchmarks share: clocks, the machine, and a result as a table and as a file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+CORES = os.cpu_count() or 1
+
+
+def machine() -> dict:
+    """What a number depends on beside the code."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"date": datetime.date.today().isoformat(), "platform": platform.platform(),
+            "processor": _processor(), "cores": CORES, "gpu": gpu,
+            "threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1),
+            "python": platform.python_version(), **{name: version(name) for name in (
+                "torch", "transformers", "numpy", "tokenizers", "datasets")}}
+
+
+def write(name: str, rows: list[dict], **more: object) -> None:
+    """Writes the rows to results/<name>.json and prints them as a Markdown table."""
+    command = " ".join(["python", "tests/benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
+    result = {"command": command, "machine": machine(), **more, "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    heads = list(dict.fromkeys(key for row in rows for key in row))
+    print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for row in rows:
+        print("| " + " | ".join(str(row.get(head, "")) for head in heads) + " |")
+    for key, value in more.items():
+        print(f"{key}: {value}")
+
+
+def clock(task: Callable, *arguments: object) -> tuple[float, float]:
+    """Seconds by the clock, and by the processor over all threads."""
+    used, started = time.process_time(), time.monotonic()
+    task(*arguments)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic() - started, time.process_time() - used
+
+
+def in_turns(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple]:
+    """Medians of (seconds, processor seconds) of each task, all taking turns.
+
+    So what disturbs the machine for a while disturbs all of them. The first turn warms up.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    for repeat in range(repeats + 1):
+        for name, task in tasks.items():
+            taken = clock(task)
+            if repeat:
+                times[name].append(taken)
+    return {name: tuple(statistics.median(column) for column in zip(*taken, strict=True))
+            for name, taken in times.items()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
