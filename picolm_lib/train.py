@@ -30,11 +30,12 @@ from picolm_lib.evaluate import Scores, evaluate
 from picolm_lib.interrupt import Interrupted, stop_requests
 from picolm_lib.loss import IGNORE
 from picolm_lib.model import PicoLM, flops_per_token
-from picolm_lib.muon import MuonAdamW, parameter_groups
+from picolm_lib.muon import parameter_groups
 from picolm_lib.pace import Pace, Progress
 from picolm_lib.report import Report, draw_loss
 from picolm_lib.sampling import SampleConfig, prompt_ids, tell
 from picolm_lib.schedule import lr_factor, momentum
+from picolm_lib.split_muon import make_optimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -73,9 +74,9 @@ class Trainer:
         self.model = (model or PicoLM(model_config, config.seed)).to(self.device)
         loss = torch.compile(self.model.loss) if config.compile else self.model.loss
         self.objective = share_gradients(Objective(self.model, loss), self.processes)
-        self.optimizer = MuonAdamW(parameter_groups(self.model),
-                                   betas=(config.adamw_beta1, config.adamw_beta2),
-                                   weight_decay=config.weight_decay, dtype=self.numerics.dtype)
+        self.optimizer = make_optimizer(parameter_groups(self.model), self.processes, sharded=False,
+                                        betas=(config.adamw_beta1, config.adamw_beta2),
+                                        weight_decay=config.weight_decay, dtype=self.numerics.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type,
                                            enabled=self.numerics.scales_gradients)
         self.accumulator = Accumulator(self.objective, self.numerics, self.scaler,
