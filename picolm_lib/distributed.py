@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from picolm_lib.config import PicoError
+from picolm_lib.peers import watch_peers
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Processes:
         dist.broadcast(shared, src=0)
         return shared.item()
 
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether any process says yes: a signal may reach one of them alone."""
+        if self.count == 1:
+            return flag
+        return bool(self.total(torch.tensor(float(flag), device=device)).item())
+
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
         if self.count > 1:
@@ -60,6 +67,7 @@ def join_processes(device: torch.device) -> Processes:
         return Processes()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        watch_peers()
     return Processes(dist.get_rank(), dist.get_world_size())
 
 

@@ -32,6 +32,7 @@ from picolm_lib.loss import IGNORE
 from picolm_lib.model import PicoLM, flops_per_token
 from picolm_lib.muon import parameter_groups
 from picolm_lib.pace import Pace, Progress
+from picolm_lib.peers import part_ways
 from picolm_lib.report import Report, draw_loss
 from picolm_lib.sampling import SampleConfig, prompt_ids, tell
 from picolm_lib.schedule import lr_factor, momentum
@@ -113,7 +114,7 @@ class Trainer:
                     if self._evaluation_due(total):
                         self.evaluate(report, config.eval_tokens)
                         self.pace.evaluating = self._lap()
-                    stopping = processes.agree(len(stop), self.device)
+                    stopping = processes.any(bool(stop), self.device)
                     if stopping or self.clock - saved > 60 * config.checkpoint_minutes:
                         self.save()
                         saved = self.clock
@@ -125,6 +126,7 @@ class Trainer:
             self.save()
         finally:
             report.close()
+            part_ways()
         if self.folder and processes.is_main:
             draw_loss(self.folder)
         return scores
@@ -242,6 +244,7 @@ class Trainer:
         if self.folder and self.processes.is_main:
             save_resume(self.folder, self.state_dict())
             save_weights(self.folder / "model.safetensors", self.model)
+        self.processes.agree(0, self.device)                         # none ends before all is saved
 
     def resume(self, previous: bool = False) -> None:
         """Goes on from the folder's last checkpoint, or from the one before it."""

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"config"},
     {"files", "hub", "doctor", "norm", "rope", "schedule", "loss", "mlp", "init", "muon",
-     "attention", "interrupt", "distributed", "pace", "cli", "storybook", "storyworld",
+     "attention", "interrupt", "distributed", "peers", "pace", "cli", "storybook", "storyworld",
      "storyplots"},
     {"tokenizer", "model", "accumulate", "split_muon"},
     {"corpus", "sharded"},
