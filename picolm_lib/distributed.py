@@ -72,9 +72,16 @@ def join_processes(device: torch.device) -> Processes:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process: torchrun numbers the processes of a machine."""
+    """The GPU of this process: torchrun numbers the processes of a machine.
+
+    Raises:
+        PicoError: there are more processes than GPUs.
+    """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if device.index >= torch.cuda.device_count():
+            raise PicoError("there are more processes than GPUs; start torchrun with "
+                            f"--nproc-per-node {torch.cuda.device_count()}.")
         torch.cuda.set_device(device)
     return device
 
@@ -90,9 +97,9 @@ class Objective(nn.Module):
         return self.loss(tokens, targets)
 
 
-def share_gradients(objective: Objective, processes: Processes) -> nn.Module:
-    """Averages gradients over the processes after every backward pass."""
-    if processes.count == 1:
+def share_gradients(objective: Objective, processes: Processes, sharded: bool) -> nn.Module:
+    """Averages gradients over the processes after every backward pass, as sharded weights do."""
+    if processes.count == 1 or sharded:
         return objective
     return DistributedDataParallel(objective)
 

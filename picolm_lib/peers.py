@@ -52,7 +52,7 @@ def part_ways() -> None:
 
 def is_lost_peer(error: RuntimeError) -> bool:
     """Whether an error means that a collective broke."""
-    return dist.is_available() and dist.is_initialized() and (
+    return _is_joined() and (
         isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error))
 
 
@@ -63,7 +63,7 @@ def end(line: str) -> NoReturn:
     """
     if _speaks_first():
         print(line, file=sys.stderr, flush=True)
-    if not dist.is_initialized():
+    if not _is_joined():
         sys.exit(2)
     sys.stdout.flush()
     os._exit(2)
@@ -83,17 +83,20 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def _told(number: int, frame: object) -> NoReturn:
     raise PicoError(TOLD)
 
 
 def _speaks_first() -> bool:
     """True in the first process that asks; torchrun's store, which outlives us, keeps count."""
-    if not dist.is_initialized():
+    if not _is_joined():
         return True
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    try:
-        store = dist.distributed_c10d._get_default_store()
-        return store.add(f"picolm_lib said why it ends, attempt {attempt}", 1) == 1
+    store = dist.distributed_c10d._get_default_store()
+    try:  # a clone has a connection of its own: the first one may be what another thread waits for
+        return getattr(store, "clone", lambda: store)().add("picolm_lib: why it ends", 1) == 1
     except RuntimeError:  # torchrun itself is gone
         return True

@@ -14,10 +14,29 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+from picolm_lib.config import Parallel, PicoError
+from picolm_lib.distributed import Processes
 from picolm_lib.model import PicoLM
+
+
+def place(model: PicoLM, device: torch.device, processes: Processes, parallel: Parallel) -> bool:
+    """Brings a model to its device, whole or sharded; True where it is sharded.
+
+    Raises:
+        PicoError: this torch cannot write sharded weights as safetensors.
+    """
+    sharded = parallel == "fsdp" and processes.count > 1
+    if sharded:
+        from torch.distributed import checkpoint
+
+        if not hasattr(checkpoint, "HuggingFaceStorageWriter"):
+            raise PicoError(f"--parallel fsdp needs a newer torch than {torch.__version__}; "
+                            "install one, or take --parallel ddp.")
+        shard(model, device)
+    else:
+        model.to(device)
+    return sharded
 
 
 def shard(model: PicoLM, device: torch.device) -> None:
@@ -28,6 +47,9 @@ def shard(model: PicoLM, device: torch.device) -> None:
     and stay until the backward pass is done, or `model.reshard()`, so that loss and evaluation can
     use the output layer after it.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)

@@ -36,6 +36,8 @@ from picolm_lib.peers import part_ways
 from picolm_lib.report import Report, draw_loss
 from picolm_lib.sampling import SampleConfig, prompt_ids, tell
 from picolm_lib.schedule import lr_factor, momentum
+from picolm_lib.sharded import place
+from picolm_lib.sharded_checkpoint import load_sharded, save_sharded
 from picolm_lib.split_muon import make_optimizer
 
 if TYPE_CHECKING:
@@ -72,10 +74,11 @@ class Trainer:
         self.device = local_device(self.numerics.device)
         self.processes = join_processes(self.device)
         self.show = show and self.processes.is_main
-        self.model = (model or PicoLM(model_config, config.seed)).to(self.device)
+        self.model = model or PicoLM(model_config, config.seed)
+        self.sharded = place(self.model, self.device, self.processes, config.parallel)
         loss = torch.compile(self.model.loss) if config.compile else self.model.loss
-        self.objective = share_gradients(Objective(self.model, loss), self.processes)
-        self.optimizer = make_optimizer(parameter_groups(self.model), self.processes, sharded=False,
+        self.objective = share_gradients(Objective(self.model, loss), self.processes, self.sharded)
+        self.optimizer = make_optimizer(parameter_groups(self.model), self.processes, self.sharded,
                                         betas=(config.adamw_beta1, config.adamw_beta2),
                                         weight_decay=config.weight_decay, dtype=self.numerics.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type,
@@ -201,7 +204,8 @@ class Trainer:
         """Clips and steps, unless loss or gradient is not finite; returns the gradient norm."""
         self.scaler.unscale_(self.optimizer)
         limit = self.config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = (norm.full_tensor() if self.sharded else norm).item()
         if math.isfinite(loss + norm):
             self.scaler.step(self.optimizer)
         self.scaler.update()                                         # lower after an overflow
@@ -237,11 +241,15 @@ class Trainer:
         report.evaluation(story, step=self.progress.step, tokens=self.progress.tokens,
                           seconds=self.progress.seconds, perplexity=scores.perplexity,
                           **asdict(scores))
+        if self.sharded:
+            self.model.reshard()                                     # whole since `hidden` began
         return scores
 
     def save(self) -> None:
         """Writes the checkpoint and the weights into the run's folder."""
-        if self.folder and self.processes.is_main:
+        if self.folder and self.sharded:
+            save_sharded(self.folder, self.model, self.optimizer, self._rest(), self.processes)
+        elif self.folder and self.processes.is_main:
             save_resume(self.folder, self.state_dict())
             save_weights(self.folder / "model.safetensors", self.model)
         self.processes.agree(0, self.device)                         # none ends before all is saved
@@ -252,14 +260,20 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on."""
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(), "batches": self.batches.state_dict(),
+                **self._rest()}
+
+    def _rest(self) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        return {"scaler": self.scaler.state_dict(), "batches": self.batches.state_dict(),
                 "progress": asdict(self.progress), "rng": torch.get_rng_state(), "cuda_rng": cuda}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sharded or "folder" in state:
+            load_sharded(state, self.model, self.optimizer)
+        else:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
         self.progress = Progress(**state["progress"])

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, STORIES
+from helpers import ROOT, STORIES, refused
 from safetensors.torch import load_file
 
+from picolm_lib.distributed import local_device
 from picolm_lib.report import read_metrics
 from picolm_lib.split_muon import share
 
@@ -126,6 +127,17 @@ def test_muon_shares_its_work_and_comes_to_the_same(tmp_path):
             assert 0.32 < found["share"] < 0.35, way
             if "sharded" in way:  # no more in one place than the largest matrix has
                 assert found["most"] <= largest, way
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert local_device(torch.device("cuda")) == torch.device("cuda", 1) == chosen[0]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with refused("more processes than GPUs", "--nproc-per-node 2"):
+        local_device(torch.device("cuda"))
 
 
 @pytest.mark.parametrize("costs, count", [([9, 8, 7, 6, 5, 4], 3), ([5], 4), ([], 2), ([1] * 7, 2)])

@@ -21,6 +21,7 @@ FLOORS = [
     {"corpus", "sharded"},
     {"data"},
     {"checkpoint", "snapshots", "evaluate", "sampling", "report", "card"},
+    {"sharded_checkpoint"},
     {"train", "hf", "export"},
     {"commands"},
     {"bundle"},
