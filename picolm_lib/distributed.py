@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 -- run_train.py --preset pico --run runs/pico
 
 Every process draws the same global batch and takes its own rows of it, so the result is that of one
-process up to rounding. Only the main process prints and writes.
+process up to rounding. Only the main process prints and writes; but where weights are sharded
+(sharded.py), each process writes its own rows of them.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ class Trainer:
                 **self._rest()}
 
     def _rest(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
         return {"scaler": self.scaler.state_dict(), "batches": self.batches.state_dict(),
                 "progress": asdict(self.progress), "rng": torch.get_rng_state(), "cuda_rng": cuda}
 
@@ -279,4 +279,4 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            torch.cuda.set_rng_state(state["cuda_rng"][0], self.device)

@@ -5,8 +5,6 @@ Real processes under torchrun; each scene is the trainer with a fault in its fou
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from pathlib import Path
 
@@ -83,15 +81,14 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("victim, processes", [(1, 4), (0, 1)])
-def test_a_killed_process_ends_all_and_any_number_goes_on(folder, victim, processes):
-    name = f"killed-{victim}"
-    done = perform(folder, name, f"if rank == {victim}: os.kill(os.getpid(), signal.SIGKILL)")
+def test_a_killed_main_process_ends_all_and_more_processes_go_on(folder):
+    """Of another one, and with fewer: test_fsdp.py."""
+    done = perform(folder, "killed", "if rank == 0: os.kill(os.getpid(), signal.SIGKILL)")
     assert len(said(done.stderr)) == 1 and LOST in done.stderr, done.stderr
-    assert load_resume(folder / name)["progress"]["step"] == 3
-    done = train(folder, name, processes, "--resume")
+    assert load_resume(folder / "killed")["progress"]["step"] == 3
+    done = train(folder, "killed", 4, "--resume")
     assert done.returncode == 0 and "going on from step 3" in done.stdout, done.stderr
-    whole, resumed = (load_file(folder / run / "model.safetensors") for run in ("whole", name))
+    whole, resumed = (load_file(folder / run / "model.safetensors") for run in ("whole", "killed"))
     for key in whole:
         torch.testing.assert_close(resumed[key], whole[key], rtol=1e-3, atol=2e-5)
 
@@ -108,12 +105,11 @@ def test_a_process_that_waits_where_nothing_breaks_ends_too(folder):
 @pytest.mark.parametrize("whom", ["os.getppid()", "os.getpid()"])
 def test_a_notice_to_quit_saves_once_wherever_it_arrives(folder, whom):
     """At torchrun, which passes it on to all, or at one process that is not the main one."""
-    name = f"told-{whom[6:9]}-{len(whom)}"
-    done = perform(folder, name, f"if rank: os.kill({whom}, signal.SIGTERM); time.sleep(1)")
+    name = f"told-{whom[3:-2]}"
+    done = perform(folder, name, f"if rank: os.kill({whom}, signal.SIGTERM); time.sleep(3)")
     assert len(said(done.stderr)) == 1, done.stderr
     step = load_resume(folder / name)["progress"]["step"]
-    assert f"stopped at step {step}; nothing is lost" in done.stderr
-    assert os.path.getmtime(folder / name / "model.safetensors")
+    assert f"stopped at step {step}; nothing is lost" in done.stderr and step >= 4
 
 
 def test_a_full_disk_of_the_main_process_ends_all(folder):
@@ -128,4 +124,3 @@ def test_a_bug_in_one_process_shows_its_traceback_and_ends_the_others(folder):
     done = train(folder, "bug", 2, script=script)
     assert done.returncode != 0 and "IndexError: a bug of ours" in done.stderr
     assert len(said(done.stderr)) == 1 and LOST in done.stderr, done.stderr
-    shutil.rmtree(folder / "bug")
