@@ -44,8 +44,8 @@ def shard(model: PicoLM, device: torch.device) -> None:
 
     The model may be on the CPU: it moves block by block, so no GPU ever holds all of it. Embedding,
     final norm and output layer belong to the model itself. They are gathered when `hidden` begins
-    and stay until the backward pass is done, or `model.reshard()`, so that loss and evaluation can
-    use the output layer after it.
+    and stay until the backward pass is done or `state_dict` is called, so that loss and evaluation
+    can use the output layer after it.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

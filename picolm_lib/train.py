@@ -241,8 +241,6 @@ class Trainer:
         report.evaluation(story, step=self.progress.step, tokens=self.progress.tokens,
                           seconds=self.progress.seconds, perplexity=scores.perplexity,
                           **asdict(scores))
-        if self.sharded:
-            self.model.reshard()                                     # whole since `hidden` began
         return scores
 
     def save(self) -> None:

@@ -32,6 +32,7 @@ import os
 import signal
 import sys
 
+from picolm_lib import sharded_checkpoint
 from picolm_lib.cli import run_command
 from picolm_lib.commands.train import train_command
 from picolm_lib.train import Trainer
@@ -39,9 +40,15 @@ from picolm_lib.train import Trainer
 right, last = Trainer.step, int(sys.argv.pop(1))
 
 
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def step(self):
     if self.progress.step == last and self.processes.rank == self.processes.count - 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+        if self.processes.count < 4:
+            die()
+        sharded_checkpoint.file_sha256 = die  # in the next checkpoint, when its shard is written
     return right(self)
 
 
