@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from picolm_lib.attention import KVCache
 from picolm_lib.config import PicoConfig, PicoError
+from picolm_lib.decode import Decoder
 from picolm_lib.model import PicoLM
 from picolm_lib.tokenizer import encode
 
@@ -120,9 +120,11 @@ def draw(logits: Tensor, config: SampleConfig, generator: torch.Generator | None
     """(B,) token ids from (B, V) filtered logits; the likeliest ones at temperature 0."""
     if config.temperature == 0:
         return logits.argmax(dim=-1)
-    # On the CPU, so that one seed tells one story on every device.
-    return torch.multinomial(logits.softmax(-1).cpu(), 1, generator=generator)[:, 0].to(
-        logits.device)
+    # The probabilities are laid end to end on a line from 0 to 1, and a point falls on it. On the
+    # CPU, so that one seed tells one story on every device.
+    ends = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)  # (B, V)
+    point = torch.rand(len(ends), 1, generator=generator, dtype=torch.float64)
+    return torch.searchsorted(ends / ends[:, -1:], point, right=True)[:, 0].to(logits.device)
 
 
 @torch.inference_mode()
@@ -151,12 +153,11 @@ def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | No
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
     new_tokens = min(config.max_new_tokens, context - length)
-    cache = KVCache(model.config, batch, length + new_tokens, weight.device, weight.dtype)
-    seen = next_input = prompt.to(weight.device)
+    decoder = Decoder(model, batch, length + new_tokens)
+    seen = prompt.to(weight.device)
     ended = torch.zeros(batch, dtype=torch.bool, device=weight.device)
-    for _ in range(new_tokens):
-        state = model.hidden(next_input, cache)[:, -1]               # (B, D)
-        logits = model.output(state).float()                         # (B, V)
+    for number in range(new_tokens):
+        logits = decoder.next(seen[:, -1]) if number else decoder.read(seen)  # (B, V)
         token = draw(filter_logits(logits, seen, config), config, generator)
         if stop is not None:
             token = token.where(~ended, stop)
@@ -164,8 +165,7 @@ def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | No
         yield token
         if ended.all():
             return "end of text"
-        next_input = token[:, None]
-        seen = torch.cat((seen, next_input), dim=1)                  # (B, S)
+        seen = torch.cat((seen, token[:, None]), dim=1)              # (B, S)
     return "context" if new_tokens < config.max_new_tokens else "max_new_tokens"
 
 

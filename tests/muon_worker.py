@@ -1,7 +1,7 @@
 """What test_distributed.py starts in three processes: Muon, its work split and its weights sharded.
 
-Prints one JSON line per process: the largest difference from an unsplit MuonAdamW, and the share of
-the Newton-Schulz work that the process did.
+Prints one JSON line per process: the largest differences from an unsplit MuonAdamW, the share of
+the Newton-Schulz work that the process did, and the most numbers it had at once in whole matrices.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         options = {"dtype": dtype, "weight_decay": 0.1}
         alone, split, sharded = (PicoLM(CONFIG) for _ in range(3))
+        names = {parameter: name for name, parameter in alone.named_parameters()}
         all_work = train(alone, MuonAdamW(parameter_groups(alone), **options))
         shard(sharded, torch.device("cpu"))
         done = {
@@ -61,9 +62,13 @@ def main() -> None:
         for name, (model, its_work) in done.items():
             whole = {key: getattr(value, "full_tensor", lambda value=value: value)()
                      for key, value in model.state_dict().items()}
+            difference = {key: (whole[key] - value).abs().max().item()
+                          for key, value in alone.state_dict().items()}
+            by_muon = {names[p] for group in parameter_groups(alone) if group["kind"] == "muon"
+                       for p in group["params"]}
             result[f"{name} {str(dtype)[6:]}"] = {
-                "difference": max((whole[key] - value).abs().max().item()
-                                  for key, value in alone.state_dict().items()),
+                "muon": max(difference[key] for key in by_muon),
+                "adamw": max(difference[key] for key in difference.keys() - by_muon),
                 "share": sum(c for c, _ in its_work) / sum(c for c, _ in all_work),
                 "most": max(n for _, n in its_work)}
     result["largest"] = max(p.numel() for block in alone.blocks for p in block.parameters())

@@ -39,9 +39,9 @@ def random_qkv(heads: int, kv_heads: int, length: int = 5, total: int = 5) -> tu
 
 @pytest.fixture(params=["products", "kernel, grouped", "kernel, expanded"])
 def route(request, monkeypatch) -> str:
-    """Each of the ways that attend has: a short sequence on a CPU, a new GPU, an old one."""
-    if request.param != "products":
-        monkeypatch.setattr("picolm_lib.attention.SHORT", 0)
+    """Each of the ways of attend: for 16 bits on a CPU, for float32 there, for an old GPU."""
+    products = request.param == "products"
+    monkeypatch.setattr("picolm_lib.attention._multiplies_in_16_bits", lambda q: products)
     grouped = request.param != "kernel, expanded"
     monkeypatch.setattr("picolm_lib.attention.takes_grouped_kv", lambda device: grouped)
     return request.param
@@ -99,6 +99,19 @@ def test_grouped_heads_reach_the_kernel_only_where_it_takes_them(monkeypatch, ro
     attend(*random_qkv(4, 2))
     assert calls == {"products": [], "kernel, grouped": [(2, 2, True)],
                      "kernel, expanded": [(4, 4, False)]}[route]
+
+
+@pytest.mark.parametrize("dtype, mixed, length, products", [
+    (torch.float32, None, 5, False), (torch.float32, torch.bfloat16, 5, True),
+    (torch.bfloat16, None, 5, True), (torch.bfloat16, None, 600, False)])
+def test_products_are_for_short_sequences_in_16_bits(monkeypatch, dtype, mixed, length, products):
+    calls = []
+    monkeypatch.setattr("picolm_lib.attention.F.scaled_dot_product_attention",
+                        lambda q, *rest, **options: calls.append(1) or q)
+    q, k, v = (t.to(dtype) for t in random_qkv(4, 2, length, length))
+    with torch.autocast("cpu", mixed, enabled=mixed is not None):
+        attend(q, k, v)
+    assert bool(calls) != products
 
 
 def test_attend_is_causal(route):

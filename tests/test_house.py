@@ -18,7 +18,7 @@ FLOORS = [
      "attention", "interrupt", "distributed", "peers", "pace", "cli", "storybook", "storyworld",
      "storyplots"},
     {"tokenizer", "model", "accumulate", "split_muon"},
-    {"corpus", "sharded"},
+    {"corpus", "decode", "sharded"},
     {"data"},
     {"checkpoint", "snapshots", "evaluate", "sampling", "report", "card"},
     {"sharded_checkpoint"},

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from picolm_lib.model import PicoLM
 from picolm_lib.muon import MuonAdamW, newton_schulz, parameter_groups, update_scale
 
-SHAPES = [(16, 16), (8, 24), (24, 8), (5, 3)]
+SHAPES = [(16, 16), (8, 24), (24, 8), (5, 3), (8, 13), (40, 10)]
 
 
-def naive_newton_schulz(matrix: Tensor) -> Tensor:
-    """Five steps in float64 on one matrix, from the definition a X + (b XX' + c XX'XX') X."""
+def naive_newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Steps in float64 on one matrix, from the definition a X + (b XX' + c XX'XX') X."""
     x = matrix.double() / matrix.double().square().sum().sqrt()
-    for _ in range(5):
+    for _ in range(steps):
         gram = x @ x.T
         x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
     return x
@@ -56,6 +56,37 @@ def test_result_is_nearly_orthogonal_and_points_as_the_svd_does(shape):
     assert singular.min() > 0.5 and singular.max() < 1.5
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     assert torch.cosine_similarity(result.flatten(), (u @ vh).flatten(), dim=0) > 0.97
+
+
+def matrix_with(singular_values: Tensor, shape: tuple[int, int]) -> Tensor:
+    u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    return u * singular_values @ v
+
+
+@pytest.mark.parametrize("smallest", [-1, -3, -6])
+@pytest.mark.parametrize("shape", [(32, 64), (64, 256), (192, 48)])
+def test_small_singular_values_survive_in_wide_and_tall_matrices(shape, smallest):
+    """The Gram matrix holds their squares, so they are what could be lost on its way."""
+    matrix = matrix_with(torch.logspace(0, smallest, min(shape)), shape)
+    got, expected = newton_schulz(matrix), naive_newton_schulz(matrix)
+    assert relative(got, expected) < 1e-3
+    spread = torch.linalg.svdvals(got.double()) - torch.linalg.svdvals(expected)
+    assert spread.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7])
+@pytest.mark.parametrize("shape", [(8, 10), (8, 24)])
+def test_any_number_of_steps(shape, steps):
+    matrix = torch.randn(shape)
+    assert relative(newton_schulz(matrix, steps=steps), naive_newton_schulz(matrix, steps)) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bits_never_go_by_the_gram_matrix(dtype):
+    """Their digits are too few for squares; iterating on X itself keeps the usual error."""
+    matrix = matrix_with(torch.logspace(0, -6, 64), (64, 256))
+    error = relative(newton_schulz(matrix, dtype=dtype), naive_newton_schulz(matrix))
+    assert error < (0.05 if dtype == torch.float16 else 0.3)
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 9), (4, 9, 6), (2, 3, 5, 5)])

@@ -121,6 +121,14 @@ def test_draws_follow_the_softmax(temperature):
     assert chi_square < 4 + 5 * math.sqrt(8)                         # 4 degrees of freedom
 
 
+@pytest.mark.parametrize("point, token", [(0.0, 1), (math.nextafter(1.0, 0.0), 3)])
+def test_no_random_number_draws_what_was_rejected(monkeypatch, point, token):
+    logits = torch.tensor([[-math.inf, 0.3, -math.inf, -1.7, -math.inf]])
+    monkeypatch.setattr("torch.rand", lambda *shape, **options: torch.full((1, 1), point,
+                                                                           dtype=torch.float64))
+    assert draw(logits, SampleConfig(temperature=1.0)).item() == token
+
+
 def test_temperature_zero_takes_the_likeliest():
     logits = logits_of_many_kinds()[:40]
     assert torch.equal(draw(logits, SampleConfig(temperature=0.0)), logits.argmax(-1))
@@ -136,6 +144,19 @@ def collect(tokens: Generator[Tensor, None, str]) -> tuple[Tensor, str]:
             return torch.stack(found, dim=1), end.value
 
 
+def first_beyond(chances: Tensor, generator: torch.Generator) -> Tensor:
+    """A (B, 1) draw by hand: adds up chances until they exceed a random number."""
+    drawn = []
+    for row, point in zip(chances.tolist(), torch.rand(len(chances), generator=generator,
+                                                       dtype=torch.float64).tolist(), strict=True):
+        total, token = row[0], 0
+        while total <= point * math.fsum(row):
+            token += 1
+            total += row[token]
+        drawn.append([token])
+    return torch.tensor(drawn)
+
+
 @torch.no_grad()
 def naive(model: PicoLM, ids: Tensor, count: int, processors: list, seed: int | None) -> Tensor:
     """Reads the whole text anew for every token; greedy without a seed."""
@@ -145,7 +166,7 @@ def naive(model: PicoLM, ids: Tensor, count: int, processors: list, seed: int | 
         for processor in processors:
             logits = processor(ids, logits)
         token = (logits.argmax(-1, keepdim=True) if seed is None
-                 else torch.multinomial(logits.softmax(-1), 1, generator=generator))
+                 else first_beyond(logits.softmax(-1), generator))
         ids = torch.cat((ids, token), dim=1)
     return ids[:, start:]
 
@@ -187,11 +208,11 @@ def test_stopped_rows_repeat_the_stop_until_all_have(tiny_config, randomize):
     small = randomize(PicoLM(type(tiny_config)(vocab_size=5, max_seq_len=64, n_layers=1,
                                                d_model=16, n_heads=2)), std=0.1)
     start, config = torch.tensor([[0], [1], [2], [3]]), SampleConfig(max_new_tokens=60, **PLAIN)
-    endless, reason = collect(generate(small, start, config, seed=1))
+    endless, reason = collect(generate(small, start, config, seed=2))
     assert reason == "max_new_tokens" and endless.shape == (4, 60)
     first = [row.index(4) for row in endless.tolist()]
     assert len(set(first)) > 1                                       # they do not end together
-    got, reason = collect(generate(small, start, config, stop=4, seed=1))
+    got, reason = collect(generate(small, start, config, stop=4, seed=2))
     assert reason == "end of text"
     for row, end in enumerate(first):
         rest = [4] * (max(first) - end)

@@ -128,7 +128,9 @@ print(tokenizer.decode(mine[0, 1:]))
 show_source(draw)
 
 # %% [markdown]
-# The same tokens. The library's `draw` is greedy where the temperature is 0.
+# The same tokens. The library's `draw` is greedy where the temperature is 0. Elsewhere it lays the
+# probabilities end to end on a line from 0 to 1, lets a random point fall on it, and takes the token that
+# lies there.
 #
 # **What goes wrong with greedy?** Two things. First, there is no chance in it: the same prompt always
 # gives the same story. Second, it can run into a **loop**. If the likeliest way on leads back to a place
@@ -430,7 +432,7 @@ dice = torch.Generator().manual_seed(SEED)
 
 def pick(logits, text):
     logits = my_min_p(my_temperature(my_penalty(logits, text, 1.1), 0.9), 0.05)
-    return torch.multinomial(logits.softmax(-1).cpu(), 1, generator=dice)[:, 0].to(device)
+    return draw(logits, config, dice)
 
 # %%
 library, reason = collect(generate(model, ids, config, tokenizer.eos_token_id, SEED))
