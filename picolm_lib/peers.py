@@ -38,7 +38,8 @@ def watch_peers() -> None:
     everybody: list = [None] * dist.get_world_size()
     dist.all_gather_object(everybody, me)
     pids = [pid for *place, pid in everybody if place == list(me[:2]) and pid != me[2]]
-    threading.Thread(target=_look, args=(pids,), daemon=True).start()
+    if os.name == "posix":  # elsewhere there is no signal that only asks
+        threading.Thread(target=_look, args=(pids,), daemon=True).start()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _told)
 
@@ -46,7 +47,8 @@ def watch_peers() -> None:
 def part_ways() -> None:
     """From here on the processes need each other no more, and each may end when it likes."""
     _apart.set()
-    if signal.getsignal(signal.SIGTERM) is _told:
+    if (threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) is _told):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

@@ -26,7 +26,8 @@ from picolm_lib.report import read_metrics
 OPTIONS = ["--preset", "planned", "--tokenizer", "bpe:300", "--max-seq-len", "16",
            "--n-layers", "6", "--d-model", "40", "--multiple-of", "8", "--batch-size", "4",
            "--max-steps", "10", "--device", "cpu", "--dtype", "float32", "--eval-tokens", "64",
-           "--muon-lr", "0.001", "--adamw-lr", "0.001", "--prompt", "The", "--evals", "2"]
+           "--muon-lr", "0.001", "--adamw-lr", "0.001", "--vector-lr", "0.003",
+           "--prompt", "The", "--evals", "2"]
 KILLED = """
 import os
 import signal
