@@ -5,6 +5,7 @@
     model.safetensors     the weights, for everybody: no pickle, so reading it cannot run code
     resume.pt             everything that the run needs to go on, bit for bit
     resume.previous.pt    the one before, should resume.pt ever be damaged
+                          (both are folders where weights are sharded: sharded_checkpoint.py)
     metrics.jsonl         a line per step and per evaluation
     loss.png              the picture of it
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BUNDLED_RUN = Path(__file__).parent / "assets" / "nano"
+STATE = "state.pt"  # in a checkpoint that is a folder
 DIGEST = hashlib.sha256().digest_size
 
 
@@ -148,8 +151,13 @@ def _other_tokenizer(name: str, own: PreTrainedTokenizerFast) -> PreTrainedToken
 
 def save_resume(folder: Path, state: dict[str, Any]) -> None:
     """Writes resume.pt; the one before becomes resume.previous.pt."""
-    path = folder / "resume.pt"
-    with replacing(folder / "resume.new.pt") as stream:
+    write_state(folder / "resume.new.pt", state)
+    replace_last(folder, folder / "resume.new.pt")
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes a state, and its SHA-256 at the end."""
+    with replacing(path) as stream:
         hashing = _HashingStream(stream)
         try:
             torch.save(state, hashing)
@@ -158,10 +166,31 @@ def save_resume(folder: Path, state: dict[str, Any]) -> None:
                 raise hashing.error from None
             raise
         stream.write(hashing.digest())
-    with disk_errors(path):
-        if path.exists():
-            path.replace(folder / "resume.previous.pt")
-        (folder / "resume.new.pt").replace(path)
+
+
+def replace_last(folder: Path, new: Path) -> None:
+    """Makes a new checkpoint, a file or a folder, the last one, and the last one the one before.
+
+    A crash at any moment leaves a good one under one of the two names.
+    """
+    with disk_errors(new):
+        if last := find_checkpoint(folder, "resume"):
+            shutil.rmtree(folder / "resume.previous", ignore_errors=True)
+            if last.is_dir():
+                (folder / "resume.previous.pt").unlink(missing_ok=True)
+            last.replace(folder / f"resume.previous{last.suffix}")
+        new.replace(folder / f"resume{'' if new.is_dir() else '.pt'}")
+
+
+def find_checkpoint(folder: Path, name: str) -> Path | None:
+    """The checkpoint of this name: a folder where several processes wrote it, else a file."""
+    paths = (folder / f"{name}.pt", folder / name)
+    return next((path for path in paths if path.exists()), None)
+
+
+def has_resume(folder: Path) -> bool:
+    """Whether a run can be gone on with."""
+    return bool(find_checkpoint(folder, "resume") or find_checkpoint(folder, "resume.previous"))
 
 
 def load_resume(folder: Path, previous: bool = False) -> dict[str, Any]:
@@ -170,30 +199,55 @@ def load_resume(folder: Path, previous: bool = False) -> dict[str, Any]:
     Args:
         previous: take the checkpoint before the last one.
 
+    Returns:
+        What it holds. Where it is a folder, "folder" names that, and the tensors are still there.
+
     Raises:
         PicoError: there is none, or it is damaged; the text names one that is good.
     """
-    last, before = folder / "resume.pt", folder / "resume.previous.pt"
-    # A crash between the two renames of save_resume leaves the last good state under this name.
-    path = before if previous or (before.exists() and not last.exists()) else last
-    if not path.exists():
+    last, before = find_checkpoint(folder, "resume"), find_checkpoint(folder, "resume.previous")
+    # A crash between the two renames of replace_last leaves the last good state under this name.
+    path, other, flags = ((before, last, "--resume") if previous or not last else
+                          (last, before, "--resume --resume-previous"))
+    if not path:
         raise PicoError(f"{str(folder)!r} holds no checkpoint to go on from.")
     if is_intact(path):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return _read_state(path) | ({"folder": path} if path.is_dir() else {})
         except Exception as error:
             raise PicoError(f"{str(path)!r} is no checkpoint of this project; it was not "
                             "opened any further.") from error
-    other, flags = (before, "--resume --resume-previous") if path == last else (last, "--resume")
-    if other.exists() and is_intact(other):
+    if other and is_intact(other):
         raise PicoError(f"{str(path)!r} is damaged; {str(other)!r} is good: go on from there with "
                         f"{flags}.")
     raise PicoError(f"{str(path)!r} is damaged, and there is no good one beside it; start anew with"
                     " another --run.")
 
 
+def _read_state(path: Path) -> dict[str, Any]:
+    return torch.load(path / STATE if path.is_dir() else path, map_location="cpu",
+                      weights_only=True)
+
+
 def is_intact(path: Path) -> bool:
-    """True where a resume file ends with the SHA-256 of all that comes before."""
+    """True where a checkpoint is as it was written: by the SHA-256 of every file of it."""
+    if not path.is_dir():
+        return _ends_with_digest(path)
+    try:
+        shards = _read_state(path)["shards"] if _ends_with_digest(path / STATE) else None
+        return shards is not None and all(file_sha256(path / name) == digest
+                                          for name, digest in shards.items())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _ends_with_digest(path: Path) -> bool:
     left = path.stat().st_size - DIGEST
     if left <= 0:
         return False

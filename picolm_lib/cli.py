@@ -17,6 +17,7 @@ import tyro
 
 from picolm_lib.config import PRESETS, PicoError, Preset
 from picolm_lib.interrupt import Interrupted
+from picolm_lib.peers import LOST, end, is_lost_peer
 
 Options = TypeVar("Options")
 
@@ -82,16 +83,17 @@ def run_command(command: Callable[[list[str]], None]) -> None:
     try:
         command(sys.argv[1:])
     except Interrupted as stop:  # asked for, so no error
-        print(f"\n{stop}", file=sys.stderr)
-        sys.exit(2)
+        end(f"\n{stop}")
     except PicoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        end(f"error: {error}")
     except KeyboardInterrupt:
-        print("\ninterrupted.", file=sys.stderr)
-        sys.exit(2)
+        end("\ninterrupted.")
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         sys.stderr.close()
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        end(f"error: {LOST}")
 
 
 def _unknown(word: str, names: list[str], prog: str) -> str:

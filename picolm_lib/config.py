@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Parallel = Literal["ddp", "fsdp"]
 
 
 class PicoError(Exception):
@@ -146,6 +147,9 @@ class TrainConfig:
     """Type of the matrix products; the weights stay float32."""
     compile: bool = False
     """Compile the model with torch.compile: about a minute of waiting, then faster steps."""
+    parallel: Parallel = "ddp"
+    """How several processes share a model: 'ddp', each holds all of it; 'fsdp', each holds its rows
+    of every weight, so that a model larger than one GPU can be trained."""
     evals: int = 8
     """Evaluations on the validation documents, spread over the run; the last is at its end."""
     eval_tokens: int = 65_536
@@ -214,6 +218,7 @@ PRESETS: Mapping[str, Preset] = {
     "planned": Preset(
         PicoConfig(vocab_size=32_768, max_seq_len=4_096, n_layers=32, d_model=1_280, n_heads=10,
                    n_kv_heads=5),
-        TrainConfig(data=TINYSTORIES, tokenizer=SMOLLM, max_tokens=10**9, batch_size=64),
+        TrainConfig(data=TINYSTORIES, tokenizer=SMOLLM, max_tokens=10**9, batch_size=64,
+                    parallel="fsdp"),
     ),
 }

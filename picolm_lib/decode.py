@@ -56,7 +56,9 @@ class Decoder:
         config, weight = model.config, model.embedding.weight
         self.model, self.config = model, config
         self.cache = KVCache(config, batch, max_len, weight.device, weight.dtype)
-        self.layers = [_layer(block, config.n_heads, config.n_kv_heads) for block in model.blocks]
+        self.sharded = hasattr(model, "unshard")                     # fully_shard has seen it
+        self.layers = [] if self.sharded else [
+            _layer(block, config.n_heads, config.n_kv_heads) for block in model.blocks]
         positions = torch.arange(max_len, device=weight.device)
         cos, sin = rope_tables(positions, config.head_dim, config.rope_theta)  # (max_len, E/2)
         self.cos = torch.cat((cos, cos), -1).to(weight.dtype)        # (max_len, E)
@@ -68,6 +70,8 @@ class Decoder:
 
     def next(self, tokens: Tensor) -> Tensor:
         """(B,) token ids to the (B, V) float32 logits of what follows them."""
+        if self.sharded:  # weights are whole only while the modules are at work
+            return self.read(tokens[:, None])
         x = F.embedding(tokens, self.model.embedding.weight) * math.sqrt(self.config.d_model)
         place = self.cache.get_seq_length()
         cos, sin = self.cos[place], self.sin[place]                  # (E,)

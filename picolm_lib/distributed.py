@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 -- run_train.py --preset pico --run runs/pico
 
 Every process draws the same global batch and takes its own rows of it, so the result is that of one
-process up to rounding. Only the main process prints and writes.
+process up to rounding. Only the main process prints and writes; but where weights are sharded
+(sharded.py), each process writes its own rows of them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from picolm_lib.config import PicoError
+from picolm_lib.peers import watch_peers
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Processes:
         dist.broadcast(shared, src=0)
         return shared.item()
 
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether any process says yes: a signal may reach one of them alone."""
+        if self.count == 1:
+            return flag
+        return bool(self.total(torch.tensor(float(flag), device=device)).item())
+
     def total(self, value: Tensor) -> Tensor:
         """The sum of a tensor over all processes."""
         if self.count > 1:
@@ -60,13 +68,21 @@ def join_processes(device: torch.device) -> Processes:
         return Processes()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        watch_peers()
     return Processes(dist.get_rank(), dist.get_world_size())
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process: torchrun numbers the processes of a machine."""
+    """The GPU of this process: torchrun numbers the processes of a machine.
+
+    Raises:
+        PicoError: there are more processes than GPUs.
+    """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if device.index >= torch.cuda.device_count():
+            raise PicoError("there are more processes than GPUs; start torchrun with "
+                            f"--nproc-per-node {torch.cuda.device_count()}.")
         torch.cuda.set_device(device)
     return device
 
@@ -82,9 +98,9 @@ class Objective(nn.Module):
         return self.loss(tokens, targets)
 
 
-def share_gradients(objective: Objective, processes: Processes) -> nn.Module:
-    """Averages gradients over the processes after every backward pass."""
-    if processes.count == 1:
+def share_gradients(objective: Objective, processes: Processes, sharded: bool) -> nn.Module:
+    """Averages gradients over the processes after every backward pass, as sharded weights do."""
+    if processes.count == 1 or sharded:
         return objective
     return DistributedDataParallel(objective)
 

@@ -11,7 +11,7 @@ Ilya Loshchilov and Frank Hutter, "Decoupled Weight Decay Regularization", 2019.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -151,26 +151,35 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, groups: list[dict]) -> None:
-        same_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, float]]] = {}
+        pieces, targets, steps = [], [], []
         for group in groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
                 update = self._nesterov(parameter, group["momentum"])
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                for piece, target in zip(_matrices(update, group["rows"]),
-                                         _matrices(parameter, group["rows"]), strict=True):
-                    rows, cols = piece.shape
-                    step = group["lr"] * self.scale(rows, cols)
-                    if rows > cols:                                  # wide and tall share a batch
-                        piece, target = piece.T, target.T
-                    same_shape.setdefault(tuple(piece.shape), []).append((piece, target, step))
+                pieces += self.matrices(update, group["rows"])
+                targets += self.matrices(parameter, group["rows"])
+                steps += [group["lr"] * self.scale(*piece.shape) for piece in pieces[len(steps):]]
+        directions = self.orthogonalize(pieces)
+        for target, direction, step in zip(targets, directions, steps, strict=True):
+            target.add_(direction, alpha=-step)
+
+    def matrices(self, tensor: Tensor, rows: tuple[int, ...] | None) -> Sequence[Tensor]:
+        """The matrices that a parameter consists of, as views: blocks of rows, or a stack."""
+        return tensor.split(rows) if rows else (tensor,) if tensor.ndim == 2 else tensor.unbind()
+
+    def orthogonalize(self, matrices: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The direction of every matrix. Those of one shape, wide or tall, are one stack."""
+        wide = [m.T if m.shape[0] > m.shape[1] else m for m in matrices]
+        same_shape: dict[torch.Size, list[int]] = {}
+        for i, matrix in enumerate(wide):
+            same_shape.setdefault(matrix.shape, []).append(i)
         for members in same_shape.values():
-            pieces, targets, steps = zip(*members, strict=True)
-            for target, direction, step in zip(
-                    targets, newton_schulz(torch.stack(pieces), dtype=self.dtype), steps,
-                    strict=True):
-                target.add_(direction, alpha=-step)
+            stack = newton_schulz(torch.stack([wide[i] for i in members]), dtype=self.dtype)
+            for i, direction in zip(members, stack, strict=True):
+                wide[i] = direction
+        return [d if d.shape == m.shape else d.T for d, m in zip(wide, matrices, strict=True)]
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
@@ -193,8 +202,3 @@ class MuonAdamW(torch.optim.Optimizer):
                   fused=parameters[0].is_cpu or None, amsgrad=False, beta1=group["betas"][0],
                   beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
                   eps=group["eps"], maximize=False)
-
-
-def _matrices(tensor: Tensor, rows: tuple[int, ...] | None) -> Iterable[Tensor]:
-    """The matrices that a parameter consists of, as views: blocks of rows, or a stack."""
-    return tensor.split(rows) if rows else (tensor,) if tensor.ndim == 2 else tensor.unbind()

@@ -30,11 +30,15 @@ from picolm_lib.evaluate import Scores, evaluate
 from picolm_lib.interrupt import Interrupted, stop_requests
 from picolm_lib.loss import IGNORE
 from picolm_lib.model import PicoLM, flops_per_token
-from picolm_lib.muon import MuonAdamW, parameter_groups
+from picolm_lib.muon import parameter_groups
 from picolm_lib.pace import Pace, Progress
+from picolm_lib.peers import part_ways
 from picolm_lib.report import Report, draw_loss
 from picolm_lib.sampling import SampleConfig, prompt_ids, tell
 from picolm_lib.schedule import lr_factor, momentum
+from picolm_lib.sharded import place
+from picolm_lib.sharded_checkpoint import load_sharded, save_sharded
+from picolm_lib.split_muon import make_optimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -70,12 +74,13 @@ class Trainer:
         self.device = local_device(self.numerics.device)
         self.processes = join_processes(self.device)
         self.show = show and self.processes.is_main
-        self.model = (model or PicoLM(model_config, config.seed)).to(self.device)
+        self.model = model or PicoLM(model_config, config.seed)
+        self.sharded = place(self.model, self.device, self.processes, config.parallel)
         loss = torch.compile(self.model.loss) if config.compile else self.model.loss
-        self.objective = share_gradients(Objective(self.model, loss), self.processes)
-        self.optimizer = MuonAdamW(parameter_groups(self.model),
-                                   betas=(config.adamw_beta1, config.adamw_beta2),
-                                   weight_decay=config.weight_decay, dtype=self.numerics.dtype)
+        self.objective = share_gradients(Objective(self.model, loss), self.processes, self.sharded)
+        self.optimizer = make_optimizer(parameter_groups(self.model), self.processes, self.sharded,
+                                        betas=(config.adamw_beta1, config.adamw_beta2),
+                                        weight_decay=config.weight_decay, dtype=self.numerics.dtype)
         self.scaler = torch.amp.GradScaler(self.device.type,
                                            enabled=self.numerics.scales_gradients)
         self.accumulator = Accumulator(self.objective, self.numerics, self.scaler,
@@ -112,7 +117,7 @@ class Trainer:
                     if self._evaluation_due(total):
                         self.evaluate(report, config.eval_tokens)
                         self.pace.evaluating = self._lap()
-                    stopping = processes.agree(len(stop), self.device)
+                    stopping = processes.any(bool(stop), self.device)
                     if stopping or self.clock - saved > 60 * config.checkpoint_minutes:
                         self.save()
                         saved = self.clock
@@ -124,6 +129,7 @@ class Trainer:
             self.save()
         finally:
             report.close()
+            part_ways()
         if self.folder and processes.is_main:
             draw_loss(self.folder)
         return scores
@@ -198,7 +204,8 @@ class Trainer:
         """Clips and steps, unless loss or gradient is not finite; returns the gradient norm."""
         self.scaler.unscale_(self.optimizer)
         limit = self.config.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).item()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = (norm.full_tensor() if self.sharded else norm).item()
         if math.isfinite(loss + norm):
             self.scaler.step(self.optimizer)
         self.scaler.update()                                         # lower after an overflow
@@ -238,9 +245,12 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the checkpoint and the weights into the run's folder."""
-        if self.folder and self.processes.is_main:
+        if self.folder and self.sharded:
+            save_sharded(self.folder, self.model, self.optimizer, self._rest(), self.processes)
+        elif self.folder and self.processes.is_main:
             save_resume(self.folder, self.state_dict())
             save_weights(self.folder / "model.safetensors", self.model)
+        self.processes.agree(0, self.device)                         # none ends before all is saved
 
     def resume(self, previous: bool = False) -> None:
         """Goes on from the folder's last checkpoint, or from the one before it."""
@@ -248,17 +258,23 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on."""
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(), "batches": self.batches.state_dict(),
+                **self._rest()}
+
+    def _rest(self) -> dict[str, Any]:
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return {"scaler": self.scaler.state_dict(), "batches": self.batches.state_dict(),
                 "progress": asdict(self.progress), "rng": torch.get_rng_state(), "cuda_rng": cuda}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sharded or "folder" in state:
+            load_sharded(state, self.model, self.optimizer)
+        else:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.batches.load_state_dict(state["batches"])
         self.progress = Progress(**state["progress"])
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+            torch.cuda.set_rng_state(state["cuda_rng"][0], self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, STORIES
+from helpers import ROOT, STORIES, refused
 from safetensors.torch import load_file
 
+from picolm_lib.distributed import local_device
 from picolm_lib.report import read_metrics
+from picolm_lib.split_muon import share
 
 OPTIONS = ["--preset", "smoke", "--tokenizer", "bpe:300", "--max-seq-len", "16", "--d-model", "16",
            "--batch-size", "4", "--max-tokens", str(5 * 64 + 7), "--device", "cpu", "--dtype",
@@ -21,17 +24,22 @@ OPTIONS = ["--preset", "smoke", "--tokenizer", "bpe:300", "--max-seq-len", "16",
            "--prompt", "The"]
 
 
-def train(folder: Path, run: str, processes: int, *more: str,
-          script: Path = ROOT / "run_train.py") -> subprocess.CompletedProcess:
-    """A run in a process of its own, or in several."""
+def start(folder: Path, processes: int, script: Path, *words: str) -> subprocess.CompletedProcess:
+    """A script in a process of its own, or in several."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                 "--"]  # else torchrun takes --run for a short form of its own --run-path
     return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), str(script), *OPTIONS,
-         "--data", str(folder / "stories.txt"), "--run", str(folder / run), *more],
+        [sys.executable, *(launcher if processes > 1 else []), str(script), *words],
         capture_output=True, text=True, timeout=300, cwd=folder,
         env={**os.environ, "PICOLM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1",
              "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"})
+
+
+def train(folder: Path, run: str, processes: int, *more: str,
+          script: Path = ROOT / "run_train.py") -> subprocess.CompletedProcess:
+    """A run of the trainer."""
+    return start(folder, processes, script, *OPTIONS, "--data", str(folder / "stories.txt"),
+                 "--run", str(folder / run), *more)
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +111,39 @@ def test_one_process_short_of_memory_ends_all_and_names_the_micro_batch(runs, si
     line = ("error: out of memory with 2 sequences at a time in each process; start again with "
             "--micro-batch-size 1.")
     assert (line in done.stderr) != fits
+
+
+def test_muon_shares_its_work_and_comes_to_the_same(tmp_path):
+    """The hidden matrices bit for bit, whole or sharded, by numbers that do not divide."""
+    done = start(tmp_path, 3, ROOT / "tests" / "muon_worker.py")
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == 3
+    for result in results:
+        largest = result.pop("largest")
+        assert len(result) == 4  # split and sharded, each in two dtypes
+        for way, found in result.items():
+            assert found["muon"] == 0, way
+            assert found["adamw"] < 1e-7, way  # its kernel rounds the end of a row in another way
+            assert 0.32 < found["share"] < 0.35, way
+            if "sharded" in way:  # no more in one place than the largest matrix has
+                assert found["most"] <= largest, way
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert local_device(torch.device("cuda")) == torch.device("cuda", 1) == chosen[0]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with refused("more processes than GPUs", "--nproc-per-node 2"):
+        local_device(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("costs, count", [([9, 8, 7, 6, 5, 4], 3), ([5], 4), ([], 2), ([1] * 7, 2)])
+def test_shares_are_whole_and_fair(costs, count):
+    hands = share(costs, count)
+    assert len(hands) == count and sorted(sum(hands, [])) == list(range(len(costs)))
+    loads = [sum(costs[i] for i in hand) for hand in hands]
+    assert max(loads) - min(loads) <= max(costs, default=0)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from picolm_lib.checkpoint import RunConfig, load_config, save_config
+from picolm_lib.checkpoint import RunConfig, has_resume, load_config, load_run, save_config
 from picolm_lib.cli import given, parse, preset_of
 from picolm_lib.commands.printing import print_meter, print_scores, print_story
 from picolm_lib.config import PRESETS, PicoConfig, PicoError, TrainConfig
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 LIMITS = {"max_tokens", "max_steps", "max_minutes"}
 # What may differ when a run goes on. With anything else it would be another run.
-MAY_CHANGE = LIMITS | {"micro_batch_size", "device", "dtype", "compile", "evals", "eval_tokens",
-                       "checkpoint_minutes", "prompt"}
+MAY_CHANGE = LIMITS | {"micro_batch_size", "device", "dtype", "compile", "parallel", "evals",
+                       "eval_tokens", "checkpoint_minutes", "prompt"}
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,13 @@ def train_command(argv: list[str], listener: Listener | None = None) -> None:
 
 def _print_outcome(trainer: Trainer, scores: Scores, folder: Path) -> None:
     config = trainer.config
+    # Sharded weights cannot be used by one process alone, and the others have ended.
+    model = load_run(folder, trainer.device)[0] if trainer.sharded else trainer.model
     print_scores(scores, "all validation documents")
     if config.data == "storybook":
-        print_meter(trainer.model, trainer.tokenizer, trainer.numerics, 300)
+        print_meter(model, trainer.tokenizer, trainer.numerics, 300)
     print(f"\nA story, after {trainer.progress.step} steps:\n")
-    print_story(tell(trainer.model, trainer.tokenizer, config.prompt, SampleConfig(), config.seed))
+    print_story(tell(model, trainer.tokenizer, config.prompt, SampleConfig(), config.seed))
     print(f"The run is in {folder}: loss.png, metrics.jsonl, model.safetensors.\n"
           f"Let it tell more: python inference.py --run {folder}")
 
@@ -138,7 +140,7 @@ def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
             if before[name] != now[name] and name not in MAY_CHANGE:
                 raise PicoError(f"the run in {str(folder)!r} has {name} {before[name]}, not "
                                 f"{now[name]}; choose another --run for another configuration.")
-    return any((folder / name).exists() for name in ("resume.pt", "resume.previous.pt"))
+    return has_resume(folder)
 
 
 def _fit_vocabulary(model: PicoConfig, tokenizer: PreTrainedTokenizerFast,
