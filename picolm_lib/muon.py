@@ -46,13 +46,13 @@ def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     wide = x.shape[-1] > WIDE * x.shape[-2] and dtype in (torch.float32, torch.float64)
-    iterate = _iterate_gram if wide else _iterate
-    x = iterate(x.flatten(0, -3) if x.ndim > 2 else x[None], steps, *coefficients)  # (B, M, N)
+    walk = iterate_on_gram if wide else iterate
+    x = walk(x.flatten(0, -3) if x.ndim > 2 else x[None], steps, *coefficients)  # (B, M, N)
     return (x.mT if tall else x).reshape(matrices.shape)
 
 
-def _iterate(x: Tensor, steps: int, a: float, b: float, c: float) -> Tensor:
-    """a X + b (X X^T) X + c (X X^T)^2 X, again and again."""
+def iterate(x: Tensor, steps: int, a: float, b: float, c: float) -> Tensor:
+    """a X + b (X X^T) X + c (X X^T)^2 X of every (B, M, N) matrix, again and again."""
     for _ in range(steps):
         gram = x @ x.mT                                             # (B, M, M), the smaller side
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -60,7 +60,7 @@ def _iterate(x: Tensor, steps: int, a: float, b: float, c: float) -> Tensor:
     return x
 
 
-def _iterate_gram(x: Tensor, steps: int, a: float, b: float, c: float) -> Tensor:
+def iterate_on_gram(x: Tensor, steps: int, a: float, b: float, c: float) -> Tensor:
     """The same for wide matrices, with the long side in the first and the last product alone.
 
     An iteration is X <- P X with P = a I + b G + c G^2 and G = X X^T. So G <- P G P, which is as

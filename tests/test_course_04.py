@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import assert_every_slider_moves
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from picolm_lib.config import PRESETS
 from picolm_lib.course.muon import (
@@ -99,6 +100,12 @@ def test_operations_and_shapes():
     # By hand: X X' (2 m m n), its square (2 m m m), and the product with X (2 m m n).
     assert spectrum.products_flops(3, 5, steps=1) == 2 * 45 + 2 * 27 + 2 * 45
     assert spectrum.products_flops(5, 3) == spectrum.products_flops(3, 5)
+    for rows, cols in ((8, 8), (8, 24), (24, 8)):
+        for dtype in (torch.float32, torch.bfloat16):
+            with FlopCounterMode(display=False) as counter:
+                newton_schulz(torch.randn(rows, cols), dtype=dtype)
+            assert counter.get_total_flops() == spectrum.products_flops(
+                rows, cols, on_gram=dtype == torch.float32)
     for name in ("nano", "pico"):
         config = PRESETS[name].model
         with torch.device("meta"):

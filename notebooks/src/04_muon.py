@@ -289,7 +289,25 @@ show_source(newton_schulz)
 
 # %% [markdown]
 # The library does the same for a whole stack of matrices, in the number format of your choice, and guards
-# against tiny and zero matrices. Compare with the exact result:
+# against tiny and zero matrices. `iterate` is your loop. `iterate_on_gram` walks the same five steps where
+# a matrix is wide. Each step multiplies $X$ from the left by a polynomial of $G = X X^T$. So it collects
+# those small factors, and the long side is needed in the first product and in the last one only.
+
+# %%
+from picolm_lib.muon import COEFFICIENTS, iterate, iterate_on_gram
+
+show_source(iterate_on_gram)
+M, N = 96, 384
+wide = torch.randn(1, M, N, generator=torch.Generator().manual_seed(SEED))
+wide = wide / wide.norm()
+slow, fast = (way(wide, 5, *COEFFICIENTS) for way in (iterate, iterate_on_gram))
+torch.testing.assert_close(slow, fast, rtol=1e-3, atol=1e-4)
+flops = {"X": 10 * M**3 + 20 * M * M * N, "the Gram matrix": 34 * M**3 + 4 * M * M * N}
+for name, count in flops.items():
+    print(f"iterating on {name:<16} {count / 1e6:5.1f} MFLOP")
+
+# %% [markdown]
+# Compare with the exact result:
 
 # %%
 M = momenta["blocks.1.mlp.up"]
@@ -469,10 +487,11 @@ print(f"moved by {moved.norm():.3f}")
 print(f"library in bf16 against torch.optim.Muon: {(rough - theirs).norm() / moved.norm():.2%}")
 print(f"library in fp32 against torch.optim.Muon: {(ours - theirs).norm() / moved.norm():.2%}")
 show_source(MuonAdamW._muon)
+show_source(MuonAdamW.orthogonalize)
 
 # %% [markdown]
 # Your function and the library agree in float32. The library in bf16 and PyTorch agree but for the
-# rounding of bf16. The library stacks all matrices of one shape and iterates them together, which saves
+# rounding of bf16. `orthogonalize` stacks all matrices of one shape and iterates them together, which saves
 # many small launches on a GPU.
 #
 # **What would go wrong without the scale?** Three layers with 64 inputs and ever more outputs. How much
@@ -554,18 +573,20 @@ print(f"apart against fused: {(qkv - whole).norm() / whole.norm():.0%} of the st
 for name in ("nano", "pico"):
     config = PRESETS[name].model
     shapes = spectrum.muon_shapes(config)
-    hidden = sum(spectrum.products_flops(*shape) for shape in shapes)
-    table = spectrum.products_flops(config.vocab_size, config.d_model)
-    print(f"{name}: all {len(shapes)} hidden matrices {hidden / 1e9:.1f} GFLOP per step, "
-          f"the output layer alone {table / 1e9:.1f}")
+    for on_gram, way in ((False, "iterate"), (True, "iterate_on_gram where it is wide")):
+        hidden = sum(spectrum.products_flops(*shape, on_gram=on_gram) for shape in shapes)
+        table = spectrum.products_flops(config.vocab_size, config.d_model, on_gram=on_gram)
+        print(f"{name}, {way}: all {len(shapes)} hidden matrices {hidden / 1e9:.1f} GFLOP per "
+              f"step, the output layer alone {table / 1e9:.1f}")
 nano = PRESETS["nano"].model
 inside = spectrum.products_seconds(spectrum.muon_shapes(nano))
 table = spectrum.products_seconds([(nano.vocab_size, nano.d_model)])
 print(f"nano, measured: hidden {1e3 * inside:.0f} ms, output layer {1e3 * table:.0f} ms more")
 
 # %% [markdown]
-# For `pico` it would nearly double the work: one matrix as costly as 132 others. And what does it do to the
-# loss? You will see that before the end.
+# In 16 bits, as on a GPU, the library iterates on $X$, and the output layer would nearly double the work of
+# `pico`: one matrix almost as costly as 132 others. On the Gram matrix it is still a quarter more. And what
+# does it do to the loss? You will see that before the end.
 
 # %% [markdown]
 # ## Your turn

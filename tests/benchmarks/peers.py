@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from picolm_lib.config import PicoConfig
 from picolm_lib.mlp import pyramid_widths
 from picolm_lib.model import PicoLM
-from picolm_lib.muon import _matrices, parameter_groups
+from picolm_lib.muon import MuonAdamW, parameter_groups
 
 
 class Llama(nn.Module):
@@ -62,7 +62,8 @@ class TorchMuon:
     def __init__(self, model: PicoLM) -> None:
         self.whole = [(parameter, group["rows"]) for group in parameter_groups(model)
                       if group["kind"] == "muon" for parameter in group["params"]]
-        self.pieces = [[nn.Parameter(piece) for piece in _matrices(whole.detach(), rows)]
+        self.split = MuonAdamW(parameter_groups(model)).matrices
+        self.pieces = [[nn.Parameter(piece) for piece in self.split(whole.detach(), rows)]
                        for whole, rows in self.whole]
         others = [p for group in parameter_groups(model) if group["kind"] == "adamw"
                   for p in group["params"]]
@@ -72,7 +73,7 @@ class TorchMuon:
     def step(self) -> None:
         """Both optimizers, one after the other."""
         for (whole, rows), pieces in zip(self.whole, self.pieces, strict=True):
-            for piece, grad in zip(pieces, _matrices(whole.grad, rows), strict=True):
+            for piece, grad in zip(pieces, self.split(whole.grad, rows), strict=True):
                 piece.grad = grad
         self.muon.step()
         self.adamw.step()

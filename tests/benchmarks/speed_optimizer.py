@@ -82,7 +82,7 @@ def _ways(matrix: Tensor) -> dict[str, Tensor]:
     with patch.object(muon, "WIDE", float("inf")):
         plain = {str(dtype).removeprefix("torch."): newton_schulz(matrix, dtype=dtype)
                  for dtype in (torch.float32, torch.float16, torch.bfloat16)}
-    by_gram = muon._iterate_gram((matrix / matrix.norm())[None].half(), 5, *COEFFICIENTS)[0]
+    by_gram = muon.iterate_on_gram((matrix / matrix.norm())[None].half(), 5, *COEFFICIENTS)[0]
     theirs = _zeropower_via_newtonschulz(matrix, COEFFICIENTS, 5, 1e-7)
     return {"float32": plain["float32"], "float32, newton_schulz": newton_schulz(matrix),
             "float16": plain["float16"], "float16 on the Gram matrix": by_gram,

@@ -13,7 +13,7 @@ from picolm_lib.config import PicoConfig
 from picolm_lib.course.muon import duel
 from picolm_lib.course.race import Line
 from picolm_lib.model import PicoLM
-from picolm_lib.muon import COEFFICIENTS, newton_schulz, parameter_groups
+from picolm_lib.muon import COEFFICIENTS, WIDE, newton_schulz, parameter_groups
 
 CHOICES = {"Jordan's quintic": COEFFICIENTS, "classical cubic": (1.5, -0.5, 0.0),
            "classical quintic": (1.875, -1.25, 0.375)}
@@ -117,9 +117,16 @@ def errors_by_size(sizes: Sequence[float], matrix: Tensor) -> dict[str, list[flo
             for name, way in ways.items()}
 
 
-def products_flops(rows: int, cols: int, steps: int = 5) -> int:
-    """Floating-point operations of Newton-Schulz on one matrix: three products per step."""
+def products_flops(rows: int, cols: int, steps: int = 5, on_gram: bool = False) -> int:
+    """Floating-point operations of Newton-Schulz on one matrix: three products per step.
+
+    Args:
+        on_gram: count as newton_schulz works in float32, which iterates on the Gram matrix of wide
+            matrices.
+    """
     small, large = sorted((rows, cols))
+    if on_gram and large > WIDE * small:
+        return (8 * steps - 6) * small**3 + 4 * small**2 * large
     return steps * (4 * small**2 * large + 2 * small**3)
 
 
