@@ -241,7 +241,8 @@ class Batches:
         if len(tokens) < 2 * seq_len + 1:
             raise PicoError(f"the training data have {len(tokens):,} tokens, too few for windows "
                             f"of {seq_len}; lower --max-seq-len or take more data.")
-        self.tokens, self.seq_len, self.batch_size, self.seed = tokens, seq_len, batch_size, seed
+        self.tokens = np.asarray(tokens)  # a slice of a memmap object itself takes microseconds
+        self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
         self.epoch, self.window = 0, 0
         self._start_epoch()
 
