@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,19 +34,26 @@ from picolm_lib.config import PicoConfig
 from picolm_lib.model import PicoLM, count_parameters
 from picolm_lib.muon import MuonAdamW, parameter_groups
 
+CHUNK_ROWS = 512  # of loss.py
 FLOAT = 4  # bytes of a float32: weights, gradients and optimizer state
 
 
-@dataclass(frozen=True)
-class Pass:
+class Pass(NamedTuple):
     """Bytes of one forward and backward pass, beside weights and gradients."""
 
     saved: int
     """Kept for the backward pass when the forward pass ends: activations, the weights' copies in
     16 bits, and the output layer's gradient, which loss.py computes ahead."""
-    work: int
-    """Beside them at the worst moment: the chunk of logits in loss.py, or gradients of activations
-    in a block."""
+    forward: int
+    """The most that lives at once in the forward pass, such as a chunk of logits beside all that is
+    saved."""
+    backward: int
+    """The most in the backward pass."""
+
+    @property
+    def work(self) -> int:
+        """What lives for a moment, at the worst one."""
+        return max(self.forward, self.backward) - self.saved
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,19 @@ class Plan:
         return max(alive.peak, FLOAT * others)
 
     def one_pass(self, sequences: int) -> Pass:
-        """Counts a pass over a micro-batch of this many sequences."""
+        """A pass over a micro-batch of this many sequences.
+
+        Two small ones are counted. All sizes are a constant and so much per sequence, once there
+        are enough rows for three of loss.py's chunks, so the others follow.
+        """
+        small = -(-3 * CHUNK_ROWS // self.config.max_seq_len)
+        if sequences <= 2 * small:
+            return self._count(sequences)
+        one, two = self._count(small), self._count(2 * small)
+        steps = (sequences - small) / small
+        return Pass(*(round(a + steps * (b - a)) for a, b in zip(one, two, strict=True)))
+
+    def _count(self, sequences: int) -> Pass:
         if sequences not in self._passes:
             with _fake(), kernels_of_a_gpu(self.grouped):
                 self._passes[sequences] = count_pass(_without_content(self.model), sequences,
@@ -171,8 +191,9 @@ def count_pass(model: PicoLM, sequences: int, dtype: torch.dtype) -> Pass:
             loss = model.loss(tokens, tokens)
         kept = sum(storage.nbytes() for storage in saved.values())
         saved.clear()
+        forward, alive.peak = alive.peak, alive.now
         loss.backward()
-    return Pass(kept, alive.peak - kept)
+    return Pass(kept, forward, alive.peak)
 
 
 class Alive(TorchDispatchMode):

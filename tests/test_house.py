@@ -20,7 +20,7 @@ FLOORS = [
     {"tokenizer", "model", "accumulate"},
     {"corpus"},
     {"data"},
-    {"checkpoint", "snapshots", "evaluate", "sampling", "report", "card"},
+    {"checkpoint", "snapshots", "evaluate", "sampling", "report", "card", "plan"},
     {"train", "hf", "export"},
     {"commands"},
     {"bundle"},
