@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -15,9 +16,7 @@ from picolm_lib.plan import Memory, Plan
 GIB = 2**30
 COUNTS = (1, 2, 4, 8)
 USED = (0.2, 0.4)  # shares of a GPU's peak that runs reach
-# GiB, and whether attention shares keys and values there (compute capability 8.0 and above).
-GPUS = {"T4 (15)": (15, False), "L4, A10 (24)": (24, True), "A100 (40)": (40, True),
-        "A100, H100 (80)": (80, True)}
+GPUS = {"T4 (15)": 15, "L4, A10 (24)": 24, "A100 (40)": 40, "A100, H100 (80)": 80}  # GiB
 FREE = 0.9  # of a GPU's memory: the rest is for CUDA itself and for gaps between tensors
 
 
@@ -32,7 +31,7 @@ def print_plan(preset: str, model: PicoConfig, train: TrainConfig) -> None:
     _print_memory(plan, train)
     print(f"\nSequences per micro-batch that fit into {FREE:.0%} of a GPU's memory "
           "(0: not even one)\n")
-    _print_fits(model, dtype, plan, train)
+    _print_fits(plan, train)
     print("\nThe largest of all moments counts: pass, or optimizer. FSDP2: two blocks gathered at a"
           "\ntime, and embedding and output layer; Newton-Schulz shared out. Times and memory are"
           "\nestimates: no GPU was asked.")
@@ -46,8 +45,8 @@ def _print_parameters(preset: str, plan: Plan, train: TrainConfig) -> None:
     print(f"{preset}: {plan.parameters:,} parameters\n"
           f"  embedding      {tables[0]:>15,}\n"
           f"  output layer   {tables[1]:>15,}\n"
-          f"  {len(widths)} blocks".ljust(17) + f"{plan.parameters - sum(tables):>15,}\n"
-          f"  MLP widths     {shown}\n"
+          f"  blocks and norm{plan.parameters - sum(tables):>14,}\n"
+          f"  MLP widths     {shown} ({len(widths)} blocks)\n"
           f"  vocabulary     {plan.config.vocab_size:,}; a run takes its tokenizer's "
           f"({train.tokenizer})")
 
@@ -57,13 +56,14 @@ def _print_compute(model: PicoConfig, train: TrainConfig) -> None:
     limits = [train.max_tokens, train.max_steps * step]
     total = min((limit for limit in limits if limit), default=0)
     print(f"\n{step:,} tokens per step; {each / 1e6:,.1f} MFLOP per token, "
-          f"{each * step / 1e12:,.2f} TFLOP per step")
+          f"{_short(each * step / 1e12)} TFLOP per step")
     if not total:
         print("The limit is in minutes, so the number of tokens depends on the machine.")
         return
-    print(f"{total:,} tokens in all, {-(-total // step):,} steps, {each * total / 1e15:,.2f} PFLOP"
-          "\n\nHours on one GPU (an estimate), where it reaches this share of its peak\n")
-    rows = [[name, *(f"{each * total / (peak * 1e12 * used) / 3600:,.2f}" for used in USED)]
+    print(f"{total:,} tokens in all, {-(-total // step):,} steps, "
+          f"{_short(each * total / 1e15)} PFLOP\n\n"
+          "Hours on one GPU (an estimate), where it reaches this share of its peak\n")
+    rows = [[name, *(_short(each * total / (peak * 1e12 * used) / 3600) for used in USED)]
             for name, peak in GPU_PEAK_TFLOPS.items()]
     _table(["GPU", *(f"{used:.0%}" for used in USED)], rows)
 
@@ -80,16 +80,15 @@ def _print_memory(plan: Plan, train: TrainConfig) -> None:
         batch = _micro_batch(train, gpus)
         memory = plan.memory(gpus, sharded, batch)
         values = [getattr(memory, part) for part in parts] + [memory.total]
-        rows.append([str(gpus), way, str(batch), *(f"{value / GIB:.2f}" for value in values)])
+        rows.append([str(gpus), way, str(batch), *(_short(value / GIB) for value in values)])
     _table(["GPUs", "way", "sequences", *(part.replace("_", " ") for part in parts), "total"], rows)
 
 
-def _print_fits(model: PicoConfig, dtype: torch.dtype, plan: Plan, train: TrainConfig) -> None:
-    plans = {True: plan, False: Plan(model, dtype, grouped=model.n_heads == model.n_kv_heads)}
+def _print_fits(plan: Plan, train: TrainConfig) -> None:
     rows = []
-    for name, (gib, grouped) in GPUS.items():
-        fits = [plans[grouped].fits(FREE * gib * GIB, gpus, sharded, max(
-            train.batch_size // gpus, 1)) for gpus, sharded, _ in _ways()]
+    for name, gib in GPUS.items():
+        fits = [plan.fits(FREE * gib * GIB, gpus, sharded, max(train.batch_size // gpus, 1))
+                for gpus, sharded, _ in _ways()]
         rows.append([name, *map(str, fits)])
     _table(["GPU (GiB)", *(f"{gpus} {way}".strip() for gpus, _, way in _ways())], rows)
 
@@ -105,6 +104,11 @@ def _table(head: list[str], rows: list[list[str]]) -> None:
     for row in (head, ["-" * width for width in widths], *rows):
         print("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
               + " |")
+
+
+def _short(number: float) -> str:
+    """Three digits that count."""
+    return f"{number:,.{max(0, 2 - math.floor(math.log10(number)))}f}" if number else "0"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -215,7 +215,7 @@ def watch(path: Path, tokenizer: str, folder: Path) -> dict:
         try:
             samples.append(_resident(process.pid))
             used = sum(process.cpu_times()[:2])
-        except (psutil.NoSuchProcess, FileNotFoundError, ValueError):
+        except (psutil.NoSuchProcess, FileNotFoundError, KeyError):      # it has just ended
             break
         time.sleep(0.1)
     seconds = time.monotonic() - started
