@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FORMAT = 1
-BLOCK = 1_000  # documents that are encoded, and counted as done, together
+# What is encoded, and counted as done, together: so many documents or characters.
+BLOCK, BLOCK_CHARACTERS = 10_000, 1_000_000
+AHEAD = 3  # blocks in memory: two in the threads that encode, one waiting
 
 
 @dataclass
@@ -113,11 +118,14 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
 
 def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
            splits: tuple[str, ...], show_progress: bool) -> None:
+    """Reads and writes here, encodes in two threads.
+
+    The tokenizer's own threads, which do not need the interpreter, fill all processor cores. Two
+    threads call it, so that there is work for the cores while one of them collects its ids; reading
+    and writing go on beside.
+    """
     progress = folder / "progress.json"
-    counts, done = {name: Count() for name in splits}, 0
-    if progress.exists():
-        saved = json.loads(progress.read_text())
-        counts, done = _counts(saved["counts"]), saved["done"]
+    counts, done = _so_far(folder, progress, splits)
     documents = islice(corpus.documents(), done, None)
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(desc="tokens", unit=" documents", initial=done, delay=1.0,
@@ -126,34 +134,74 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
                    for name in counts}
         for name, stream in streams.items():
             stream.truncate(2 * counts[name].tokens)  # what was written after the last count
-        while block := list(islice(documents, BLOCK)):
-            for name, stream in streams.items():
-                _append(stream, [text for split, text in block if split == name], tokenizer,
-                        counts[name])
-            done += len(block)
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        jobs = (pool.submit(_encode, tokenizer, block, splits) for block in _blocks(documents))
+        for job in _ahead(jobs):
+            encoded, documents_read = job.result()
+            for name, (ids, count) in encoded.items():
+                _append(streams[name], ids, counts[name], count)
+            done += documents_read
             replace_text(progress, json.dumps({"counts": _plain(counts), "done": done}))
-            bar.update(len(block))
+            bar.update(documents_read)
         for name, stream in streams.items():
-            _append_ids(stream, [tokenizer.eos_token_id], counts[name])
-            os.fsync(stream.fileno())
+            _append(stream, array("H", [tokenizer.eos_token_id]), counts[name], Count(tokens=1))
     replace_text(folder / "counts.json", json.dumps(_plain(counts)))
     progress.unlink(missing_ok=True)
 
 
-def _append(stream, texts: list[str], tokenizer: PreTrainedTokenizerFast, count: Count) -> None:
-    ids: list[int] = []
-    for text_ids in encode(tokenizer, texts):
+def _so_far(folder: Path, progress: Path, splits: tuple[str, ...]) -> tuple[dict[str, Count], int]:
+    """What an interrupted call has left, and of how many documents."""
+    if progress.exists():
+        saved = json.loads(progress.read_text())
+        counts = _counts(saved["counts"])
+        files = {name: folder / f"{name}.bin" for name in counts}
+        if all(f.exists() and f.stat().st_size >= 2 * counts[n].tokens for n, f in files.items()):
+            return counts, saved["done"]
+    return {name: Count() for name in splits}, 0
+
+
+def _blocks(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    block, characters = [], 0
+    for split, text in documents:
+        block.append((split, text))
+        characters += len(text)
+        if len(block) >= BLOCK or characters >= BLOCK_CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
+        yield block
+
+
+def _ahead(jobs: Iterator[Future]) -> Iterator[Future]:
+    """The same jobs, each handed out when the next ones have been started."""
+    started = deque(islice(jobs, AHEAD - 1))
+    while started:
+        started.extend(islice(jobs, 1))
+        yield started.popleft()
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, block: list[tuple[str, str]],
+            splits: tuple[str, ...]) -> tuple[dict[str, tuple[array, Count]], int]:
+    """The ids of each split's documents in a block, each after an end of text; and its length."""
+    encoded = {name: (array("H"), Count()) for name in splits}
+    wanted = [(split, text) for split, text in block if split in encoded]
+    texts = [text for _, text in wanted]
+    for (split, text), text_ids in zip(wanted, encode(tokenizer, texts), strict=True):
+        ids, count = encoded[split]
         ids.append(tokenizer.eos_token_id)
-        ids.extend(text_ids)
-    _append_ids(stream, ids, count)
-    count.documents += len(texts)
-    count.bytes += sum(len(text.encode()) for text in texts)
+        ids.fromlist(text_ids)
+        count.documents += 1
+        count.bytes += len(text.encode())
+        count.tokens += 1 + len(text_ids)
+    return encoded, len(block)
 
 
-def _append_ids(stream, ids: list[int], count: Count) -> None:
-    stream.write(np.array(ids, dtype="<u2").tobytes())
+def _append(stream: BinaryIO, ids: array, total: Count, count: Count) -> None:
+    stream.write(np.array(ids).astype("<u2").tobytes())
     stream.flush()
-    count.tokens += len(ids)
+    os.fsync(stream.fileno())  # on the disk before it is counted: power may fail in between
+    for name, value in asdict(count).items():
+        setattr(total, name, getattr(total, name) + value)
 
 
 def _plain(counts: dict[str, Count]) -> dict[str, dict[str, int]]:
@@ -193,7 +241,8 @@ class Batches:
         if len(tokens) < 2 * seq_len + 1:
             raise PicoError(f"the training data have {len(tokens):,} tokens, too few for windows "
                             f"of {seq_len}; lower --max-seq-len or take more data.")
-        self.tokens, self.seq_len, self.batch_size, self.seed = tokens, seq_len, batch_size, seed
+        self.tokens = np.asarray(tokens)  # a slice of a memmap object itself takes microseconds
+        self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
         self.epoch, self.window = 0, 0
         self._start_epoch()
 

@@ -305,6 +305,74 @@ def test_an_interrupted_preparation_goes_on_to_the_same_files(tmp_path, monkeypa
     assert sum(file.count.documents for file in again.values()) == (36 if len(splits) > 1 else 6)
 
 
+@pytest.mark.parametrize("lost", [1, 40, 10**6])
+def test_what_a_power_cut_took_from_the_files_is_encoded_again(tmp_path, monkeypatch, lost):
+    """The files may be shorter than progress.json says, or gone."""
+    corpus = corpus_of(STORIES[:30], STORIES[30:])
+    monkeypatch.setattr(data, "BLOCK", 4)
+    prepare(corpus, bpe(), show_progress=False)
+    expected = files_of(tmp_path / "caches")
+    monkeypatch.setenv("PICOLM_CACHE", str(tmp_path / "again"))
+    calls = []
+
+    def breaking(*args):
+        calls.append(args)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return replace_text(*args)
+
+    replace_text = data.replace_text
+    monkeypatch.setattr(data, "replace_text", breaking)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(corpus, bpe(), show_progress=False)
+    path, = (tmp_path / "again").rglob("train.bin")
+    counted = json.loads(path.with_name("progress.json").read_text())["counts"]["train"]["tokens"]
+    left = 2 * counted - lost
+    if left > 0:
+        os.truncate(path, left)
+    else:
+        path.unlink()
+    prepare(corpus, bpe(), show_progress=False)
+    assert files_of(tmp_path / "again") == expected
+
+
+@pytest.mark.parametrize(("block", "characters"), [(10_000, 10**6), (7, 10**6), (10_000, 100)])
+def test_the_file_is_that_of_one_document_after_another(monkeypatch, block, characters):
+    texts = [*STORIES, "", "é" * 300, "🦊", "<|endoftext|>"] * 3
+    monkeypatch.setattr(data, "BLOCK", block)
+    monkeypatch.setattr(data, "BLOCK_CHARACTERS", characters)
+    told = [("validation" if i % 5 == 2 else "train", text) for i, text in enumerate(texts)]
+    files = prepare(Corpus(lambda: iter(told), "mixed"), bpe(), show_progress=False)
+    for name, file in files.items():
+        ids = [0]
+        for text in (text for split, text in told if split == name):
+            ids += [*bpe().backend_tokenizer.encode(text, add_special_tokens=False).ids, 0]
+        assert file.tokens.tolist() == ids
+        assert file.count.tokens == len(ids)
+
+
+def test_few_documents_are_in_memory_at_once(monkeypatch):
+    """Reading stays at most as far ahead of writing as the blocks that are under way."""
+    read, written = 0, []
+    monkeypatch.setattr(data, "BLOCK", 10)
+
+    def documents():
+        nonlocal read
+        for number in range(400):
+            read += 1
+            yield "validation" if number % 9 == 0 else "train", STORIES[number % 36]
+
+    def noting(path, text):
+        written.append((json.loads(text).get("done", read), read))
+        return replace_text(path, text)
+
+    replace_text = data.replace_text
+    monkeypatch.setattr(data, "replace_text", noting)
+    prepare(Corpus(documents, "long"), bpe(), show_progress=False)
+    assert len(written) == 41
+    assert max(read - done for done, read in written) <= 10 * (data.AHEAD - 1)
+
+
 def test_a_tokenizer_of_ones_own_is_trained_once_on_the_training_documents(monkeypatch):
     corpus = corpus_of(STORIES, ["zzzz zzzz zzzz zzzz"] * 50)
     tokenizer = tokenizer_for("bpe:300", corpus)

@@ -20,7 +20,7 @@ FLOORS = [
     {"tokenizer", "model", "accumulate", "split_muon"},
     {"corpus", "decode", "sharded"},
     {"data"},
-    {"checkpoint", "snapshots", "evaluate", "sampling", "report", "card"},
+    {"checkpoint", "snapshots", "evaluate", "sampling", "report", "card", "plan"},
     {"sharded_checkpoint"},
     {"train", "hf", "export"},
     {"commands"},

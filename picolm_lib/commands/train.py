@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from picolm_lib.checkpoint import RunConfig, has_resume, load_config, load_run, save_config
 from picolm_lib.cli import given, parse, preset_of
+from picolm_lib.commands.dry_run import print_plan
 from picolm_lib.commands.printing import print_meter, print_scores, print_story
 from picolm_lib.config import PRESETS, PicoConfig, PicoError, TrainConfig
 from picolm_lib.corpus import load_corpus
@@ -43,6 +44,8 @@ class TrainOptions:
     """Go on from the folder's last checkpoint; where there is none yet, begin."""
     resume_previous: bool = False
     """With --resume: go on from the checkpoint before the last one."""
+    dry_run: bool = False
+    """Train nothing: print parameters, FLOPs, and estimates of time and of memory per GPU."""
     model: PicoConfig = field(default_factory=PicoConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
@@ -50,6 +53,8 @@ class TrainOptions:
 def train_command(argv: list[str], listener: Listener | None = None) -> None:
     """`python run_train.py`: trains a model, or goes on with one; `listener` as in Trainer."""
     options = _train_options(argv)
+    if options.dry_run:
+        return print_plan(options.preset, options.model, options.train)
     folder, config = Path(options.run), RunConfig(options.preset, options.model, options.train)
     chosen = numerics(config.train.device, config.train.dtype)
     processes = join_processes(local_device(chosen.device))
@@ -97,16 +102,16 @@ def _print_outcome(trainer: Trainer, scores: Scores, folder: Path) -> None:
 
 def _train_options(argv: list[str]) -> TrainOptions:
     name, preset = preset_of(argv, "nano")
-    options = _parse_train(argv, TrainOptions(name, f"runs/{name}", False, False, preset.model,
-                                              preset.train))
+    options = _parse_train(argv, TrainOptions(name, f"runs/{name}", model=preset.model,
+                                              train=preset.train))
     folder = Path(options.run)
     if options.resume and (folder / "config.json").exists():  # its own values are the defaults
         was = load_config(folder)
         if "preset" in given(argv) and was.preset != name:
             raise PicoError(f"{options.run!r} holds a run of the preset {was.preset!r}, not of "
                             f"{name!r}; choose another --run.")
-        options = _parse_train(argv, TrainOptions(was.preset, options.run, False, False, was.model,
-                                                  was.train))
+        options = _parse_train(argv, TrainOptions(was.preset, options.run, model=was.model,
+                                                  train=was.train))
     return options
 
 
