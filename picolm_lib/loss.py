@@ -58,6 +58,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 error = error.to(x.dtype)                            # softmax - onehot, or zeros
                 torch.mm(error, cast, out=grad_x[rows])
                 grad_weight += error.T @ x[rows]
+            del logits, error  # or the next chunk is made while this one still holds its memory
         ctx.save_for_backward(grad_x, grad_weight, counts.sum())
         return total / counts.sum()
 

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from picolm_lib.loss import linear_cross_entropy
+from picolm_lib.plan import Alive
 
 ROWS, WIDTH, WORDS = 70, 12, 31
 
@@ -179,3 +180,12 @@ def test_never_holds_more_than_one_chunk_of_logits(chunk_rows):
         linear_cross_entropy(x, weight, targets, chunk_rows).backward()
     assert all_at_once.numel == 64 * 400
     assert in_chunks.numel == max(chunk_rows * 400, weight.numel())
+
+
+def test_the_memory_of_a_chunk_serves_the_next_one():
+    """What lives at once: two gradients, and of logits never more than one chunk."""
+    x, weight = torch.randn(64, 8, requires_grad=True), torch.randn(400, 8, requires_grad=True)
+    with Alive() as alive:
+        linear_cross_entropy(x, weight, torch.randint(400, (64,)), chunk_rows=16)
+    gradients, chunk = 4 * (x.numel() + weight.numel()), 4 * 16 * 400
+    assert chunk < alive.peak - gradients < 1.8 * chunk  # and for a moment a chunk's share of one

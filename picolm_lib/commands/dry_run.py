@@ -62,8 +62,8 @@ def _print_compute(model: PicoConfig, train: TrainConfig) -> None:
         return
     print(f"{total:,} tokens in all, {-(-total // step):,} steps, "
           f"{_short(each * total / 1e15)} PFLOP\n\n"
-          "Hours on one GPU (an estimate), where it reaches this share of its peak\n")
-    rows = [[name, *(_short(each * total / (peak * 1e12 * used) / 3600) for used in USED)]
+          "Time on one GPU (an estimate), where it reaches this share of its peak\n")
+    rows = [[name, *(_duration(each * total / (peak * 1e12 * used)) for used in USED)]
             for name, peak in GPU_PEAK_TFLOPS.items()]
     _table(["GPU", *(f"{used:.0%}" for used in USED)], rows)
 
@@ -104,6 +104,12 @@ def _table(head: list[str], rows: list[list[str]]) -> None:
     for row in (head, ["-" * width for width in widths], *rows):
         print("| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
               + " |")
+
+
+def _duration(seconds: float) -> str:
+    unit, length = next((unit, length) for unit, length in (("h", 3600), ("min", 60), ("s", 1))
+                        if seconds >= length or length == 1)
+    return f"{_short(seconds / length)} {unit}"
 
 
 def _short(number: float) -> str:

@@ -22,10 +22,8 @@ Each writes results/data-*.json and prints it as a table; --tokenizer is SmolLM'
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -35,11 +33,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 
 import torch
+from record import CORES, clock, write
 
 from picolm_lib import storybook
 from picolm_lib.config import PRESETS
@@ -48,30 +46,8 @@ from picolm_lib.data import Count, TokenFile, prepare
 from picolm_lib.tokenizer import load_tokenizer
 from picolm_lib.train import Trainer
 
-RESULTS = Path(__file__).parent / "results"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 BATCHES = (64, 256, 1_000, 4_000)
-CORES = os.cpu_count() or 1
-
-
-def machine() -> dict:
-    """What a number depends on beside the code."""
-    return {"date": datetime.date.today().isoformat(), "platform": platform.platform(),
-            "processor": platform.machine(), "cores": CORES, "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "tokenizers", "datasets")}}
-
-
-def write(name: str, rows: list[dict], **more: object) -> None:
-    """Writes the rows as JSON and prints them as a Markdown table."""
-    command = "python tests/benchmarks/data.py " + " ".join(sys.argv[1:])
-    result = {"command": command, "machine": machine(), **more, "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    heads = list(dict.fromkeys(key for row in rows for key in row))
-    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for row in rows:
-        print("| " + " | ".join(str(row.get(head, "")) for head in heads) + " |")
-    for key, value in more.items():
-        print(f"{key}: {value}")
 
 
 # --- speed ---------------------------------------------------------------------------------------
@@ -126,13 +102,6 @@ def _speed_row(name: str, taken: list[tuple[float, float]], bare: list[tuple[flo
             "speed / bare": round(bare_wall / wall, 3), "processor seconds": round(used, 2),
             "processor seconds / bare": round(used / bare_used, 3),
             "cores busy": f"{used / wall / CORES:.0%}"}
-
-
-def clock(task: Callable, *arguments: object) -> tuple[float, float]:
-    """Seconds by the clock, and by the processor over all threads."""
-    used, started = time.process_time(), time.monotonic()
-    task(*arguments)
-    return time.monotonic() - started, time.process_time() - used
 
 
 def write_corpora(folder: Path, texts: list[str], kinds: list[str]) -> dict[str, Path]:
