@@ -104,9 +104,8 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
     folder = cache_folder() / "-".join((key, *splits))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not (folder / "counts.json").exists():
-            with disk_errors(folder):
+        with FileLock(folder / "lock"):
+            if not (folder / "counts.json").exists():
                 _write(folder, corpus, tokenizer, splits, show_progress)
     return _open(folder)
 

@@ -1,4 +1,7 @@
-"""Writing files so that nothing is ever lost: a new file takes the old one's place in one move."""
+"""Writing files so that nothing is ever lost: a new file takes the old one's place in one move.
+
+And a lock, so that two processes do not write the same ones.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from picolm_lib.config import PicoError
 
@@ -55,3 +60,27 @@ def replace_text(path: Path, text: str) -> None:
     """Replaces a text file as `replacing` does."""
     with replacing(path) as stream:
         stream.write(text.encode())
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Makes a run's folder and keeps other processes from training in it; reading stays allowed.
+
+    The kernel holds the lock for the process and drops it when that ends, even by kill -9, so the
+    file .lock that stays behind locks nobody out.
+
+    Raises:
+        PicoError: another process is there already, or the folder cannot be made.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise PicoError(f"another process is training in {str(folder)!r}; wait until it ends, "
+                            "or choose another --run.") from None
+    try:
+        yield
+    finally:
+        lock.release()
