@@ -117,16 +117,20 @@ class Trainer:
                         self.save()
                         saved = self.clock
                         self._lap()
-                    if stopping:
-                        raise Interrupted(f"stopped at step {progress.step}; nothing is lost: the "
-                                          "same command with --resume goes on from there.")
+                    self._stop(stopping)
+                self.save()  # before the last evaluation, which may take long
+                self._stop(processes.agree(len(stop), self.device))
             scores = self.evaluate(report)
-            self.save()
         finally:
             report.close()
         if self.folder and processes.is_main:
             draw_loss(self.folder)
         return scores
+
+    def _stop(self, asked: float) -> None:
+        if asked:
+            raise Interrupted(f"stopped at step {self.progress.step}; nothing is lost: the same "
+                              "command with --resume goes on from there.")
 
     def _lap(self) -> float:
         """Seconds since the last lap, the same in all processes."""

@@ -18,6 +18,7 @@ from picolm_lib.distributed import Processes, join_processes, local_device
 from picolm_lib.doctor import doctor, numerics
 from picolm_lib.evaluate import Scores
 from picolm_lib.files import alone_in, disk_errors
+from picolm_lib.interrupt import Interrupted
 from picolm_lib.model import count_parameters
 from picolm_lib.report import forget_after
 from picolm_lib.sampling import SampleConfig, tell
@@ -52,6 +53,14 @@ class TrainOptions:
 
 def train_command(argv: list[str], listener: Listener | None = None) -> None:
     """`python run_train.py`: trains a model, or goes on with one; `listener` as in Trainer."""
+    try:
+        _hold_and_train(argv, listener)
+    except KeyboardInterrupt:  # outside of the loop of steps, which saves before it stops
+        raise Interrupted("stopped; the same command with --resume goes on from what was saved."
+                          ) from None
+
+
+def _hold_and_train(argv: list[str], listener: Listener | None) -> None:
     options = _train_options(argv)
     chosen = numerics(options.train.device, options.train.dtype)
     processes = join_processes(local_device(chosen.device))
