@@ -83,9 +83,13 @@ def load_weights(path: Path, model: PicoLM) -> None:
     """Reads weights into a model, checking their hash.
 
     Raises:
-        PicoError: the file is missing or damaged, or belongs to a model of another shape.
+        PicoError: the file is missing or damaged, belongs to a model of another shape, or holds
+            numbers that are none.
     """
     weights = load_tensors(path)
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise PicoError(f"the weights in {str(path)!r} are not finite, so they can tell nothing; "
+                        "take another run.")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -47,7 +47,7 @@ class Scores:
     @property
     def perplexity(self) -> float:
         """exp(loss): between how many equally likely tokens the model hesitates."""
-        return math.exp(self.loss)
+        return math.exp(self.loss) if self.loss < 700 else math.inf  # as float64 has it
 
 
 @torch.no_grad()

@@ -143,7 +143,8 @@ def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | No
         Why it ended: "end of text", "max_new_tokens", or "context" where that is full.
 
     Raises:
-        PicoError: the prompt is empty or leaves no room in the context.
+        PicoError: the prompt is empty or leaves no room in the context, or the model's numbers
+            overflow.
     """
     weight, context = model.embedding.weight, model.config.max_seq_len
     batch, length = prompt.shape
@@ -157,6 +158,9 @@ def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | No
     for _ in range(new_tokens):
         state = model.hidden(next_input, cache)[:, -1]               # (B, D)
         logits = model.output(state).float()                         # (B, V)
+        if not logits.isfinite().all():
+            raise PicoError("the model's logits are not finite: its weights have grown too large; "
+                            "take an earlier checkpoint or another run.")
         token = draw(filter_logits(logits, seen, config), config, generator)
         if stop is not None:
             token = token.where(~ended, stop)

@@ -39,6 +39,7 @@ from picolm_lib.schedule import lr_factor, momentum
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+SHORTEST_S = 1e-6  # of a step: a clock of coarse ticks may stand still meanwhile
 MOST_SKIPS = 20  # in a row; fp16's loss scale needs up to about 10 to find its place
 SAMPLE = SampleConfig(max_new_tokens=60)
 Listener = Callable[["Trainer", dict[str, Any]], None]
@@ -96,7 +97,7 @@ class Trainer:
 
         Raises:
             Interrupted: by Ctrl-C or SIGTERM, after saving.
-            PicoError: the loss stays not finite, or the disk is full.
+            PicoError: loss or weights are not finite any more, or the disk is full.
         """
         progress, config, processes = self.progress, self.config, self.processes
         total = self.plan()
@@ -135,7 +136,7 @@ class Trainer:
     def _lap(self) -> float:
         """Seconds since the last lap, the same in all processes."""
         now = self.processes.agree(time.monotonic(), self.device)
-        seconds, self.clock = now - self.clock, now
+        seconds, self.clock = max(now - self.clock, SHORTEST_S), now
         self.progress.elapsed += seconds
         return seconds
 
@@ -162,7 +163,7 @@ class Trainer:
             started = time.monotonic()
             self.accumulator.backward(*self.batches.next(), self.batch_tokens)
         now = time.monotonic()
-        seconds = self.processes.agree(now - started, self.device)
+        seconds = self.processes.agree(max(now - started, SHORTEST_S), self.device)
         self.pace.warming += self.processes.agree(now - begin, self.device)
         self.optimizer.zero_grad()
         self.batches.load_state_dict({"epoch": 0, "window": 0})
@@ -184,7 +185,7 @@ class Trainer:
         loss = self.accumulator.backward(inputs, targets, counted)
         norm = self._update(loss)
         self._count(counted if math.isfinite(loss + norm) else 0)
-        seconds = time.monotonic() - started
+        seconds = max(time.monotonic() - started, SHORTEST_S)
         progress.seconds += seconds
         rate = counted / seconds
         return {"step": progress.step, "tokens": progress.tokens, "loss": loss, "grad_norm": norm,
@@ -232,6 +233,7 @@ class Trainer:
 
     def evaluate(self, report: Report, limit: int | None = None) -> Scores:
         """Scores the validation documents and lets the model tell the beginning of a story."""
+        self._check_finite()
         scores = evaluate(self.model, self.files["validation"], self.numerics, limit)
         story = "".join(tell(self.model, self.tokenizer, self.config.prompt, SAMPLE,
                              self.config.seed))
@@ -241,10 +243,25 @@ class Trainer:
         return scores
 
     def save(self) -> None:
-        """Writes the checkpoint and the weights into the run's folder."""
+        """Writes the checkpoint and the weights into the run's folder.
+
+        Raises:
+            PicoError: they are broken, or the disk is full.
+        """
+        self._check_finite()
         if self.folder and self.processes.is_main:
             save_resume(self.folder, self.state_dict())
             save_weights(self.folder / "model.safetensors", self.model)
+
+    def _check_finite(self) -> None:
+        """Broken weights must replace no good ones. Each process looks at its own."""
+        tensors = [*self.model.parameters(), *(value for state in self.optimizer.state.values()
+                                               for value in state.values())]
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            raise PicoError(f"the weights are not finite after step {self.progress.step}, so they "
+                            "were not saved; go on from the last checkpoint with --resume, and "
+                            "should it happen again, start anew with lower --muon-lr and "
+                            "--adamw-lr.")
 
     def resume(self, previous: bool = False) -> None:
         """Goes on from the folder's last checkpoint, or from the one before it."""
