@@ -63,8 +63,10 @@ def load_config(folder: Path) -> RunConfig:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         return RunConfig(read["preset"], PicoConfig(**read["model"]), TrainConfig(**read["train"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise PicoError(f"{str(path)!r} is no configuration of this version ({error}).") from error
+    except (ValueError, KeyError, TypeError, PicoError) as error:
+        reason = str(error).rstrip(".")
+        raise PicoError(f"{str(path)!r} is no configuration of this version ({reason}); put it "
+                        "back, or choose another --run.") from error
 
 
 def save_weights(path: Path, model: PicoLM, dtype: torch.dtype | None = None) -> None:

@@ -213,7 +213,8 @@ class Batches:
         """(B, T) inputs and (B, T) targets; a target is the token after its input."""
         rows = np.stack([self._next_window() for _ in range(self.batch_size)]).astype(np.int64)
         windows = torch.from_numpy(rows)                             # (B, T + 1)
-        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        # A copy: a batch of one is contiguous as it is, and its targets would lie in its inputs.
+        return windows[:, :-1].contiguous(), windows[:, 1:].clone()
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "window": self.window}

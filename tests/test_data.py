@@ -337,6 +337,13 @@ def test_targets_are_inputs_shifted_by_one_and_equal_the_file():
         assert all(tuple(row) in cuts for row in rows.numpy())
 
 
+def test_inputs_and_targets_of_a_batch_of_one_share_no_memory():
+    inputs, targets = Batches(TOKENS, seq_len=8, batch_size=1).next()
+    before = inputs.clone()
+    targets.view(-1)[:] = IGNORE
+    assert torch.equal(inputs, before)
+
+
 def epoch_starts(batches: Batches) -> list[int]:
     """Where the windows of the epoch that begins now begin."""
     epoch, starts = batches.epoch, []

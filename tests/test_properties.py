@@ -21,7 +21,7 @@ from picolm_lib.model import PicoLM
 from picolm_lib.sampling import SampleConfig, generate
 from picolm_lib.train import Trainer
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=40, database=None,
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=25, database=None,
                     suppress_health_check=list(HealthCheck))
 
 
@@ -37,7 +37,7 @@ def models(draw) -> PicoConfig:
         mlp_ratio_first=draw(st.floats(0.01, 6)), mlp_ratio_last=draw(st.floats(0.01, 6)),
         multiple_of=draw(st.sampled_from([1, 3, 8, 64, 500])),
         rope_theta=draw(st.sampled_from([1e-3, 1.0, 10.0, 1e4, 1e9, 1e30])),
-        norm_eps=draw(st.sampled_from([1e-30, 1e-12, 1e-6, 1e-2, 10.0])), init_std=draw(std),
+        norm_eps=draw(st.sampled_from([1e-15, 1e-10, 1e-6, 1e-2, 10.0])), init_std=draw(std),
         std_first=draw(std), std_last=draw(std), post_norm_gain=draw(st.floats(1e-3, 10.0)))
 
 
@@ -172,8 +172,8 @@ def test_a_configuration_file_with_a_wrong_value_names_it(tmp_path, part, name, 
 
 
 @SETTINGS
-@given(st.fixed_dictionaries({field.name: st.one_of(st.just(field.default), st.integers(),
-                                                     st.floats()) for field in
+@given(st.fixed_dictionaries({field.name: st.one_of(st.just(field.default), st.floats(),
+                                                     st.integers(-9, 10**6)) for field in
                               dataclasses.fields(SampleConfig)}))
 def test_how_to_sample_is_checked_or_works(fields):
     try:
@@ -182,6 +182,7 @@ def test_how_to_sample_is_checked_or_works(fields):
         assert any(name in str(error) for name in fields)
         return
     pico = PicoLM(PicoConfig(vocab_size=300, max_seq_len=6, n_layers=1, d_model=4, n_heads=1))
+    torch.nn.init.normal_(pico.output.weight, std=30.0, generator=torch.Generator().manual_seed(0))
     tokens = list(generate(pico, torch.tensor([[1, 2]]), config, seed=0))
     assert len(tokens) == min(4, config.max_new_tokens)
     assert all(0 <= token.item() < 300 for token in tokens)
