@@ -105,7 +105,7 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
-            if not (folder / "counts.json").exists():
+            if not _is_whole(folder):
                 _write(folder, corpus, tokenizer, splits, show_progress)
     return _open(folder)
 
@@ -113,10 +113,8 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
 def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
            splits: tuple[str, ...], show_progress: bool) -> None:
     progress = folder / "progress.json"
-    counts, done = {name: Count() for name in splits}, 0
-    if progress.exists():
-        saved = json.loads(progress.read_text())
-        counts, done = _counts(saved["counts"]), saved["done"]
+    (folder / "counts.json").unlink(missing_ok=True)                 # where its files are damaged
+    counts, done = _so_far(folder, progress, splits)
     documents = islice(corpus.documents(), done, None)
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(desc="tokens", unit=" documents", initial=done, delay=1.0,
@@ -137,6 +135,31 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
             os.fsync(stream.fileno())
     replace_text(folder / "counts.json", json.dumps(_plain(counts)))
     progress.unlink(missing_ok=True)
+
+
+def _so_far(folder: Path, progress: Path, splits: tuple[str, ...]) -> tuple[dict[str, Count], int]:
+    """What an interrupted call has left, and of how many documents."""
+    try:
+        saved = json.loads(progress.read_text())
+        counts, done = _counts(saved["counts"]), saved["done"]
+        if all(_size(folder, name) >= 2 * count.tokens for name, count in counts.items()):
+            return counts, done
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # there is nothing, or it is damaged
+    return {name: Count() for name in splits}, 0
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the token files are there, and as long as was counted."""
+    try:
+        counts = _counts(json.loads((folder / "counts.json").read_text()))
+        return all(_size(folder, name) == 2 * count.tokens for name, count in counts.items())
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def _size(folder: Path, name: str) -> int:
+    return (folder / f"{name}.bin").stat().st_size
 
 
 def _append(stream, texts: list[str], tokenizer: PreTrainedTokenizerFast, count: Count) -> None:

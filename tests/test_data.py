@@ -305,6 +305,50 @@ def test_an_interrupted_preparation_goes_on_to_the_same_files(tmp_path, monkeypa
     assert sum(file.count.documents for file in again.values()) == (36 if len(splits) > 1 else 6)
 
 
+DAMAGES = {"cut": lambda content: content[:len(content) // 2], "empty": lambda content: b"",
+           "longer": lambda content: content + b"\0\0", "other": lambda content: b"[1]",
+           "gone": None}
+
+
+def damage(path: Path, kind: str) -> None:
+    if kind == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(DAMAGES[kind](path.read_bytes()))
+
+
+@pytest.mark.parametrize("name", ["counts.json", "train.bin", "validation.bin"])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_token_file_is_made_anew(tmp_path, name, kind):
+    corpus = corpus_of(STORIES[:30], STORIES[30:])
+    prepare(corpus, bpe(), show_progress=False)
+    expected = files_of(tmp_path / "caches")
+    path, = (tmp_path / "caches").rglob(name)
+    damage(path, kind)
+    prepare(corpus, bpe(), show_progress=False)
+    assert files_of(tmp_path / "caches") == expected
+
+
+@pytest.mark.parametrize("name", ["progress.json", "train.bin"])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_half_of_a_preparation_is_made_anew(tmp_path, monkeypatch, name, kind):
+    corpus = corpus_of(STORIES[:30], STORIES[30:])
+    monkeypatch.setattr(data, "BLOCK", 4)
+    prepare(corpus, bpe(), show_progress=False)
+    expected = files_of(tmp_path / "caches")
+    monkeypatch.setenv("PICOLM_CACHE", str(tmp_path / "again"))
+    with monkeypatch.context() as broken:
+        calls, encode = [], data.encode
+        broken.setattr(data, "encode", lambda *args: calls.append(1) or (
+            encode(*args) if len(calls) < 6 else [][0]))
+        with pytest.raises(IndexError):
+            prepare(corpus, bpe(), show_progress=False)
+    path, = (tmp_path / "again").rglob(name)
+    damage(path, kind)
+    prepare(corpus, bpe(), show_progress=False)
+    assert files_of(tmp_path / "again") == expected
+
+
 def test_a_tokenizer_of_ones_own_is_trained_once_on_the_training_documents(monkeypatch):
     corpus = corpus_of(STORIES, ["zzzz zzzz zzzz zzzz"] * 50)
     tokenizer = tokenizer_for("bpe:300", corpus)
