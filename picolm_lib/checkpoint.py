@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -186,7 +187,8 @@ def load_resume(folder: Path, previous: bool = False) -> dict[str, Any]:
         raise PicoError(f"{str(folder)!r} holds no checkpoint to go on from.")
     if is_intact(path):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of a pickle that is none of ours
+                return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise PicoError(f"{str(path)!r} is no checkpoint of this project; it was not "
                             "opened any further.") from error

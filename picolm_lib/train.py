@@ -265,7 +265,12 @@ class Trainer:
 
     def resume(self, previous: bool = False) -> None:
         """Goes on from the folder's last checkpoint, or from the one before it."""
-        self.load_state_dict(load_resume(self.folder, previous))
+        state = load_resume(self.folder, previous)
+        try:
+            self.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise PicoError(f"the resume.pt in {str(self.folder)!r} does not fit this run or this "
+                            "version of the project; start anew with another --run.") from error
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on."""
