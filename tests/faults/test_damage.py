@@ -1,4 +1,4 @@
-"""Every region of a run's files flipped or cut: the real commands refuse, or nothing has changed."""
+"""Every region of a run's files flipped or cut: the real commands refuse, or nothing changes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_damaged_weights_tell_no_story(home, name, copy):
 @pytest.mark.parametrize("file", ["config.json", "tokenizer/tokenizer.json",
                                   "tokenizer/tokenizer_config.json"])
 def test_a_damaged_text_file_is_named_or_does_no_harm(home, name, copy, file):
-    """These carry no checksum, so another number or word in them can be as good as the right one."""
+    """These carry no checksum, so another number in them can be as good as the right one."""
     code, right = home.train(name, *STORY, command="story")
     assert code == 0
     content, wrong, refused = (copy / file).read_bytes(), [], 0
