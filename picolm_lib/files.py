@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,15 +46,22 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Says in one line that a disk is full or a folder is closed to us."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = _error_number(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise PicoError(f"the disk is full: {str(path)!r} could not be written (what was there "
                             "before is unharmed); free some space, then go on with --resume."
                             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise PicoError(f"{str(path)!r} cannot be written ({error.strerror}); choose another "
-                            "place.") from error
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            raise PicoError(f"{str(path)!r} cannot be written ({os.strerror(number)}); choose "
+                            "another place.") from error
         raise
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number; tokenizers, written in Rust, has it in the text of a bare Exception."""
+    in_rust = re.search(r"\(os error (\d+)\)$", str(error)) if type(error) is Exception else None
+    return int(in_rust[1]) if in_rust else getattr(error, "errno", None)
 
 
 def replace_text(path: Path, text: str) -> None:
