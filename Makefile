@@ -12,7 +12,7 @@ COLAB_READY := $(COLAB)/.ready
 LM_EVAL := .venv-lm-eval
 LM_EVAL_READY := $(LM_EVAL)/.ready
 
-.PHONY: train test test-browser test-colab test-lm-eval unit notebook-tests lint notebooks course slug \
+.PHONY: train test test-browser test-faults test-colab test-lm-eval unit notebook-tests lint notebooks course slug \
   assets clean
 
 train: $(READY)
@@ -35,6 +35,10 @@ notebook-tests: $(READY)
 # Sliders in JupyterLab and a browser without a window; what was seen lands in build/browser.
 test-browser: $(READY)
 	$(BIN)/python -m pytest tests/browser
+
+# Runs of the real command that are killed, stopped, and out of disk at any moment.
+test-faults: $(READY)
+	$(PYTEST) tests/faults
 
 # What Colab has, the package on top as the set-up cell installs it, and all tests on these. `pytest`
 # and not `python -m pytest`, which would take the package from this folder.

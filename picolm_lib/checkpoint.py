@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -66,8 +67,10 @@ def load_config(folder: Path) -> RunConfig:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         return RunConfig(read["preset"], PicoConfig(**read["model"]), TrainConfig(**read["train"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise PicoError(f"{str(path)!r} is no configuration of this version ({error}).") from error
+    except (ValueError, KeyError, TypeError, PicoError) as error:
+        reason = str(error).rstrip(".")
+        raise PicoError(f"{str(path)!r} is no configuration of this version ({reason}); put it "
+                        "back, or choose another --run.") from error
 
 
 def save_weights(path: Path, model: PicoLM, dtype: torch.dtype | None = None) -> None:
@@ -86,9 +89,13 @@ def load_weights(path: Path, model: PicoLM) -> None:
     """Reads weights into a model, checking their hash.
 
     Raises:
-        PicoError: the file is missing or damaged, or belongs to a model of another shape.
+        PicoError: the file is missing or damaged, belongs to a model of another shape, or holds
+            numbers that are none.
     """
     weights = load_tensors(path)
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise PicoError(f"the weights in {str(path)!r} are not finite, so they can tell nothing; "
+                        "take another run.")
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -213,7 +220,8 @@ def load_resume(folder: Path, previous: bool = False) -> dict[str, Any]:
         raise PicoError(f"{str(folder)!r} holds no checkpoint to go on from.")
     if is_intact(path):
         try:
-            return _read_state(path) | ({"folder": path} if path.is_dir() else {})
+            with warnings.catch_warnings(action="ignore"):  # of a pickle that is none of ours
+                return _read_state(path) | ({"folder": path} if path.is_dir() else {})
         except Exception as error:
             raise PicoError(f"{str(path)!r} is no checkpoint of this project; it was not "
                             "opened any further.") from error

@@ -16,7 +16,7 @@ from typing import TypeVar
 import tyro
 
 from picolm_lib.config import PRESETS, PicoError, Preset
-from picolm_lib.interrupt import Interrupted
+from picolm_lib.interrupt import Interrupted, terminable
 from picolm_lib.peers import LOST, end, is_lost_peer
 
 Options = TypeVar("Options")
@@ -81,7 +81,8 @@ def preset_of(argv: list[str], otherwise: str) -> tuple[str, Preset]:
 def run_command(command: Callable[[list[str]], None]) -> None:
     """Runs a command with the words it was given; a mistake ends it with one line and code 2."""
     try:
-        command(sys.argv[1:])
+        with terminable():
+            command(sys.argv[1:])
     except Interrupted as stop:  # asked for, so no error
         end(f"\n{stop}")
     except PicoError as error:

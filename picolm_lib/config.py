@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Parallel = Literal["ddp", "fsdp"]
@@ -30,12 +30,25 @@ def _require(holds: bool, message: str) -> None:
         raise PicoError(message + ".")
 
 
-def _check_numbers(config: object) -> None:
-    """Refuses NaN and infinity, which pass every comparison in silence."""
-    for field in fields(config):  # type: ignore[arg-type]
-        value: Any = getattr(config, field.name)
-        if isinstance(value, float):
-            _require(math.isfinite(value), f"{field.name} must be a finite number, not {value}")
+def check_types(config: object) -> None:
+    """Refuses what a dataclass takes in silence: values of another type, NaN, infinity.
+
+    Raises:
+        PicoError: it names the field.
+    """
+    for name, wanted in get_type_hints(type(config)).items():
+        value: Any = getattr(config, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if get_origin(wanted) is Literal:
+            holds, kind = value in get_args(wanted), f"one of {', '.join(get_args(wanted))}"
+        elif wanted is float:
+            holds, kind = number and math.isfinite(value), "a finite number"
+        elif wanted is int:
+            holds, kind = number and isinstance(value, int), "a finite whole number"
+        else:
+            holds = isinstance(value, wanted)
+            kind = {bool: "true or false", str: "a text"}[wanted]
+        _require(holds, f"{name} must be {kind}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -74,11 +87,13 @@ class PicoConfig:
     """Initial gain of the norm after attention and after the MLP."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
+        check_types(self)
         for name in ("vocab_size", "max_seq_len", "n_layers", "d_model", "n_heads", "n_kv_heads",
                      "multiple_of", "mlp_ratio_first", "mlp_ratio_last", "rope_theta", "norm_eps",
                      "init_std", "std_first", "std_last", "post_norm_gain"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
+        _require(self.norm_eps >= 1e-15, f"norm_eps must be at least 1e-15, not {self.norm_eps}; "
+                 "else the gradient of a norm of zeros overflows")
         _require(self.d_model % self.n_heads == 0,
                  f"d_model ({self.d_model}) must be divisible by n_heads ({self.n_heads})")
         _require(self.n_heads % self.n_kv_heads == 0,
@@ -160,7 +175,7 @@ class TrainConfig:
     """What the story begins with that is told at each evaluation."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
+        check_types(self)
         for name in ("storybook_stories", "batch_size", "evals", "eval_tokens",
                      "checkpoint_minutes"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO
 
 from picolm_lib import hub, storybook
 from picolm_lib.config import PicoError
@@ -64,11 +66,26 @@ def load_corpus(data: str, stories: int = 24_000) -> Corpus:
     if len(kinds) > 1:
         raise PicoError(f"{data!r} mixes {' and '.join(sorted(kinds))} files; name one kind.")
     if kinds == {"text"}:
+        for file in files:
+            with _reading(file):
+                pass
         changes = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         return Corpus(lambda: _held_out(read_text_files(files)), _hash(*changes))
+    if kinds == {"json"}:
+        _refuse_null_lines(files)
     if path.is_dir():
         return _from_datasets(data, {})
     return _from_datasets(kinds.pop(), {"data_files": str(path)}, shown=data)
+
+
+def _refuse_null_lines(files: list[Path]) -> None:
+    """pyarrow, which reads JSON for us, crashes the whole process at a line "null"."""
+    for file in files:
+        with _reading(file) as stream:
+            for number, line in enumerate(stream, start=1):
+                if len(line) < 99 and line.lstrip().startswith(b"null"):
+                    raise PicoError(f"{str(file)!r} cannot be read: line {number} is null and no "
+                                    "object; take it out.")
 
 
 def read_text_files(files: list[Path]) -> Iterator[str]:
@@ -88,8 +105,18 @@ def read_text_files(files: list[Path]) -> Iterator[str]:
         yield from _document(lines)
 
 
+@contextmanager
+def _reading(file: Path) -> Iterator[BinaryIO]:
+    try:
+        with file.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise PicoError(f"{str(file)!r} cannot be read ({error.strerror}); mend it, or use other "
+                        "--data.") from error
+
+
 def _lines(file: Path) -> Iterator[str]:
-    with file.open("rb") as stream:
+    with _reading(file) as stream:
         for number, line in enumerate(stream, start=1):
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8").replace("\r\n", "\n")

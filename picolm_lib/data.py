@@ -1,4 +1,4 @@
-"""From documents to batches: one file of token ids, cut into shuffled windows.
+"""From documents to one file of token ids, from which batches are cut (batches.py).
 
     <|endoftext|> story <|endoftext|> story ... <|endoftext|>
 
@@ -22,15 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from filelock import FileLock
-from torch import Tensor
 from tqdm import tqdm
 
 from picolm_lib.config import PicoError
 from picolm_lib.corpus import Corpus
 from picolm_lib.files import disk_errors, replace_text
-from picolm_lib.loss import IGNORE
 from picolm_lib.tokenizer import encode, fingerprint, load_tokenizer, train_bpe
 
 if TYPE_CHECKING:
@@ -109,9 +106,8 @@ def prepare(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
     folder = cache_folder() / "-".join((key, *splits))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        if not (folder / "counts.json").exists():
-            with disk_errors(folder):
+        with FileLock(folder / "lock"):
+            if not _is_whole(folder):
                 _write(folder, corpus, tokenizer, splits, show_progress)
     return _open(folder)
 
@@ -125,6 +121,7 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
     and writing go on beside.
     """
     progress = folder / "progress.json"
+    (folder / "counts.json").unlink(missing_ok=True)                 # where its files are damaged
     counts, done = _so_far(folder, progress, splits)
     documents = islice(corpus.documents(), done, None)
     with ExitStack() as stack:
@@ -151,13 +148,27 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
 
 def _so_far(folder: Path, progress: Path, splits: tuple[str, ...]) -> tuple[dict[str, Count], int]:
     """What an interrupted call has left, and of how many documents."""
-    if progress.exists():
+    try:
         saved = json.loads(progress.read_text())
-        counts = _counts(saved["counts"])
-        files = {name: folder / f"{name}.bin" for name in counts}
-        if all(f.exists() and f.stat().st_size >= 2 * counts[n].tokens for n, f in files.items()):
-            return counts, saved["done"]
+        counts, done = _counts(saved["counts"]), saved["done"]
+        if all(_size(folder, name) >= 2 * count.tokens for name, count in counts.items()):
+            return counts, done
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # there is nothing, or it is damaged
     return {name: Count() for name in splits}, 0
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the token files are there, and as long as was counted."""
+    try:
+        counts = _counts(json.loads((folder / "counts.json").read_text()))
+        return all(_size(folder, name) == 2 * count.tokens for name, count in counts.items())
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def _size(folder: Path, name: str) -> int:
+    return (folder / f"{name}.bin").stat().st_size
 
 
 def _blocks(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
@@ -219,73 +230,3 @@ def _open(folder: Path) -> dict[str, TokenFile]:
             raise PicoError(f"the data have no {name} documents.")
     return {name: TokenFile(np.memmap(folder / f"{name}.bin", dtype="<u2", mode="r"), count)
             for name, count in counts.items()}
-
-
-class Batches:
-    """Shuffled windows of a token file, for ever.
-
-    Each epoch cuts the file at another offset and shuffles the windows, both drawn from (seed,
-    epoch). So the position of a run is two integers, `epoch` and `window`.
-
-    Args:
-        tokens: (N,) token ids.
-        seq_len: T, tokens per window.
-        batch_size: B, windows per batch.
-        seed: of the shuffling.
-
-    Raises:
-        PicoError: the data are shorter than one window.
-    """
-
-    def __init__(self, tokens: np.ndarray, seq_len: int, batch_size: int, seed: int = 0) -> None:
-        if len(tokens) < 2 * seq_len + 1:
-            raise PicoError(f"the training data have {len(tokens):,} tokens, too few for windows "
-                            f"of {seq_len}; lower --max-seq-len or take more data.")
-        self.tokens = np.asarray(tokens)  # a slice of a memmap object itself takes microseconds
-        self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
-        self.epoch, self.window = 0, 0
-        self._start_epoch()
-
-    def _start_epoch(self) -> None:
-        draw = np.random.default_rng((self.seed, self.epoch))
-        self._offset = int(draw.integers(self.seq_len))
-        self._order = draw.permutation((len(self.tokens) - 1 - self._offset) // self.seq_len)
-
-    def _next_window(self) -> np.ndarray:
-        if self.window == len(self._order):
-            self.epoch, self.window = self.epoch + 1, 0
-            self._start_epoch()
-        start = self._offset + int(self._order[self.window]) * self.seq_len
-        self.window += 1
-        return self.tokens[start:start + self.seq_len + 1]
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        """(B, T) inputs and (B, T) targets; a target is the token after its input."""
-        rows = np.stack([self._next_window() for _ in range(self.batch_size)]).astype(np.int64)
-        windows = torch.from_numpy(rows)                             # (B, T + 1)
-        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
-
-    def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "window": self.window}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.window = state["epoch"], state["window"]
-        self._start_epoch()
-
-
-def in_order(tokens: np.ndarray, seq_len: int, batch_size: int,
-             limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every token once, in order, for evaluation: (B, T) inputs and targets.
-
-    The last window is filled up with targets that count for nothing.
-
-    Args:
-        limit: stop after this many targets.
-    """
-    total = min(len(tokens) - 1, limit or len(tokens) - 1)
-    windows = -(-total // seq_len)
-    padded = np.zeros((2, windows * seq_len), dtype=np.int64)
-    padded[0, :total], padded[1, :total] = tokens[:total], tokens[1:total + 1]
-    padded[1, total:] = IGNORE
-    inputs, targets = torch.from_numpy(padded).view(2, windows, seq_len)
-    yield from zip(inputs.split(batch_size), targets.split(batch_size), strict=True)

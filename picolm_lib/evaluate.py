@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from picolm_lib.data import TokenFile, in_order
+from picolm_lib.batches import in_order
+from picolm_lib.data import TokenFile
 from picolm_lib.doctor import Numerics
 from picolm_lib.loss import IGNORE
 from picolm_lib.model import PicoLM
@@ -47,7 +48,7 @@ class Scores:
     @property
     def perplexity(self) -> float:
         """exp(loss): between how many equally likely tokens the model hesitates."""
-        return math.exp(self.loss)
+        return math.exp(self.loss) if self.loss < 700 else math.inf  # as float64 has it
 
 
 @torch.no_grad()

@@ -7,12 +7,14 @@ the learning rate begins: from then on the end stands.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from picolm_lib.config import TrainConfig
 
 PUNCTUALITY = 0.98  # of max_minutes: the rest is for the last checkpoint and what was misjudged
 FADING = 0.95  # from step to step, of the measured speed: about twenty steps count
+SLEEPING = 4  # times as long as the steps before: that was no step, the machine slept meanwhile
 
 
 @dataclass
@@ -40,6 +42,9 @@ class Progress:
 
     def notice(self, tokens: int, seconds: float) -> None:
         """A step is done."""
+        if tokens and self.recent_tokens:
+            usual = tokens * self.recent_seconds / self.recent_tokens
+            seconds = min(seconds, SLEEPING * usual)
         self.recent_tokens = FADING * self.recent_tokens + tokens
         self.recent_seconds = FADING * self.recent_seconds + seconds
 
@@ -60,7 +65,9 @@ class Pace:
     def plan(self, config: TrainConfig, progress: Progress) -> int:
         """Tokens at which the run ends: the first of its limits."""
         if config.max_minutes and not self._decay_has_begun(config, progress):
-            steps = max(self._steps_left(config, progress), 0 if progress.step else 1)
+            # Time may be over all at once, as when a machine slept; the decay comes all the same.
+            least = (math.ceil(progress.step / 20) if config.decay else 0) if progress.step else 1
+            steps = max(self._steps_left(config, progress), least)
             progress.planned_tokens = progress.tokens + steps * self.batch_tokens
             progress.planned_minutes = config.max_minutes
         limits = (config.max_tokens, config.max_steps * self.batch_tokens,

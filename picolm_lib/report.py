@@ -68,15 +68,17 @@ class Report:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl. A last line that a crash cut short is left out."""
+    """The lines of metrics.jsonl. One that a crash cut short, or that is damaged, is left out."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     metrics = []
     for line in lines:
         try:
-            metrics.append(json.loads(line))
+            read = json.loads(line)
         except ValueError:
             continue
+        if isinstance(read, dict) and "kind" in read and isinstance(read.get("step"), int):
+            metrics.append(read)
     return metrics
 
 
@@ -94,9 +96,9 @@ def draw_loss(folder: Path) -> Path:
     """Draws loss.png from metrics.jsonl: training and validation loss against tokens."""
     from matplotlib.figure import Figure
 
-    metrics = read_metrics(folder)
-    steps = [m for m in metrics if m["kind"] == "step" and m["loss"] is not None]
-    evaluations = [m for m in metrics if m["kind"] == "evaluation"]
+    metrics = [m for m in read_metrics(folder) if m.get("loss") is not None and "tokens" in m]
+    steps = [m for m in metrics if m["kind"] == "step"]
+    evaluations = [m for m in metrics if m["kind"] == "evaluation" and "bits_per_byte" in m]
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
     millions = [m["tokens"] / 1e6 for m in steps]

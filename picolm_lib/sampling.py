@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from picolm_lib.config import PicoConfig, PicoError
+from picolm_lib.config import PicoConfig, PicoError, check_types
 from picolm_lib.decode import Decoder
 from picolm_lib.model import PicoLM
 from picolm_lib.tokenizer import encode
@@ -47,12 +47,15 @@ class SampleConfig:
     """Stop after this many tokens, or at the end of the story, or where the context is full."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, holds, rule in (
-                ("temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or above"),
+                ("temperature", self.temperature == 0 or 1e-3 <= self.temperature <= 1e3,
+                 "0 (greedy) or between 0.001 and 1,000"),
                 ("top_k", self.top_k >= 0, "0 (off) or above"),
                 ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
                 ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
-                ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
+                ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100,
+                 "between 0.01 and 100"),
                 ("max_new_tokens", self.max_new_tokens > 0, "above 0")):
             if not holds:
                 raise PicoError(f"{name} must be {rule}, not {getattr(self, name)}.")
@@ -145,7 +148,8 @@ def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | No
         Why it ended: "end of text", "max_new_tokens", or "context" where that is full.
 
     Raises:
-        PicoError: the prompt is empty or leaves no room in the context.
+        PicoError: the prompt is empty or leaves no room in the context, or the model's numbers
+            overflow.
     """
     weight, context = model.embedding.weight, model.config.max_seq_len
     batch, length = prompt.shape
@@ -158,6 +162,9 @@ def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | No
     ended = torch.zeros(batch, dtype=torch.bool, device=weight.device)
     for number in range(new_tokens):
         logits = decoder.next(seen[:, -1]) if number else decoder.read(seen)  # (B, V)
+        if not logits.sum().isfinite():
+            raise PicoError("the model's logits are not finite: its weights have grown too large; "
+                            "take an earlier checkpoint or another run.")
         token = draw(filter_logits(logits, seen, config), config, generator)
         if stop is not None:
             token = token.where(~ended, stop)

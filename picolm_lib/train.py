@@ -21,9 +21,9 @@ import torch
 from tqdm import tqdm
 
 from picolm_lib.accumulate import Accumulator
-from picolm_lib.checkpoint import load_resume, save_resume, save_weights
+from picolm_lib.batches import Batches
 from picolm_lib.config import PicoConfig, PicoError, TrainConfig
-from picolm_lib.data import Batches, TokenFile
+from picolm_lib.data import TokenFile
 from picolm_lib.distributed import Objective, join_processes, local_device, share_gradients
 from picolm_lib.doctor import Numerics, numerics, peak_memory_gib, peak_tflops
 from picolm_lib.evaluate import Scores, evaluate
@@ -34,21 +34,22 @@ from picolm_lib.muon import parameter_groups
 from picolm_lib.pace import Pace, Progress
 from picolm_lib.peers import part_ways
 from picolm_lib.report import Report, draw_loss
+from picolm_lib.resumable import Resumable
 from picolm_lib.sampling import SampleConfig, prompt_ids, tell
 from picolm_lib.schedule import lr_factor, momentum
 from picolm_lib.sharded import place
-from picolm_lib.sharded_checkpoint import load_sharded, save_sharded
 from picolm_lib.split_muon import make_optimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+SHORTEST_S = 1e-6  # of a step: a clock of coarse ticks may stand still meanwhile
 MOST_SKIPS = 20  # in a row; fp16's loss scale needs up to about 10 to find its place
 SAMPLE = SampleConfig(max_new_tokens=60)
 Listener = Callable[["Trainer", dict[str, Any]], None]
 
 
-class Trainer:
+class Trainer(Resumable):
     """One run.
 
     Args:
@@ -101,7 +102,7 @@ class Trainer:
 
         Raises:
             Interrupted: by Ctrl-C or SIGTERM, after saving.
-            PicoError: the loss stays not finite, or the disk is full.
+            PicoError: loss or weights are not finite any more, or the disk is full.
         """
         progress, config, processes = self.progress, self.config, self.processes
         total = self.plan()
@@ -122,11 +123,10 @@ class Trainer:
                         self.save()
                         saved = self.clock
                         self._lap()
-                    if stopping:
-                        raise Interrupted(f"stopped at step {progress.step}; nothing is lost: the "
-                                          "same command with --resume goes on from there.")
+                    self._stop(stopping)
+                self.save()  # before the last evaluation, which may take long
+                self._stop(processes.any(bool(stop), self.device))
             scores = self.evaluate(report)
-            self.save()
         finally:
             report.close()
             part_ways()
@@ -134,10 +134,15 @@ class Trainer:
             draw_loss(self.folder)
         return scores
 
+    def _stop(self, asked: float) -> None:
+        if asked:
+            raise Interrupted(f"stopped at step {self.progress.step}; nothing is lost: the same "
+                              "command with --resume goes on from there.")
+
     def _lap(self) -> float:
         """Seconds since the last lap, the same in all processes."""
         now = self.processes.agree(time.monotonic(), self.device)
-        seconds, self.clock = now - self.clock, now
+        seconds, self.clock = max(now - self.clock, SHORTEST_S), now
         self.progress.elapsed += seconds
         return seconds
 
@@ -164,7 +169,7 @@ class Trainer:
             started = time.monotonic()
             self.accumulator.backward(*self.batches.next(), self.batch_tokens)
         now = time.monotonic()
-        seconds = self.processes.agree(now - started, self.device)
+        seconds = self.processes.agree(max(now - started, SHORTEST_S), self.device)
         self.pace.warming += self.processes.agree(now - begin, self.device)
         self.optimizer.zero_grad()
         self.batches.load_state_dict({"epoch": 0, "window": 0})
@@ -186,7 +191,7 @@ class Trainer:
         loss = self.accumulator.backward(inputs, targets, counted)
         norm = self._update(loss)
         self._count(counted if math.isfinite(loss + norm) else 0)
-        seconds = time.monotonic() - started
+        seconds = max(time.monotonic() - started, SHORTEST_S)
         progress.seconds += seconds
         rate = counted / seconds
         return {"step": progress.step, "tokens": progress.tokens, "loss": loss, "grad_norm": norm,
@@ -235,6 +240,7 @@ class Trainer:
 
     def evaluate(self, report: Report, limit: int | None = None) -> Scores:
         """Scores the validation documents and lets the model tell the beginning of a story."""
+        self._check_finite()
         scores = evaluate(self.model, self.files["validation"], self.numerics, limit)
         story = "".join(tell(self.model, self.tokenizer, self.config.prompt, SAMPLE,
                              self.config.seed))
@@ -242,39 +248,3 @@ class Trainer:
                           seconds=self.progress.seconds, perplexity=scores.perplexity,
                           **asdict(scores))
         return scores
-
-    def save(self) -> None:
-        """Writes the checkpoint and the weights into the run's folder."""
-        if self.folder and self.sharded:
-            save_sharded(self.folder, self.model, self.optimizer, self._rest(), self.processes)
-        elif self.folder and self.processes.is_main:
-            save_resume(self.folder, self.state_dict())
-            save_weights(self.folder / "model.safetensors", self.model)
-        self.processes.agree(0, self.device)                         # none ends before all is saved
-
-    def resume(self, previous: bool = False) -> None:
-        """Goes on from the folder's last checkpoint, or from the one before it."""
-        self.load_state_dict(load_resume(self.folder, previous))
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                **self._rest()}
-
-    def _rest(self) -> dict[str, Any]:
-        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
-        return {"scaler": self.scaler.state_dict(), "batches": self.batches.state_dict(),
-                "progress": asdict(self.progress), "rng": torch.get_rng_state(), "cuda_rng": cuda}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.sharded or "folder" in state:
-            load_sharded(state, self.model, self.optimizer)
-        else:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.batches.load_state_dict(state["batches"])
-        self.progress = Progress(**state["progress"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"][0], self.device)

@@ -12,8 +12,9 @@ import torch
 from helpers import STORIES, bpe, isolate, refused
 
 from picolm_lib import data
+from picolm_lib.batches import Batches, in_order
 from picolm_lib.corpus import Corpus, load_corpus
-from picolm_lib.data import Batches, in_order, prepare, tokenizer_for
+from picolm_lib.data import prepare, tokenizer_for
 from picolm_lib.loss import IGNORE
 
 BYTES = 257  # the size of a vocabulary without merges: "!" is 1, and so on in ASCII's order
@@ -336,6 +337,50 @@ def test_what_a_power_cut_took_from_the_files_is_encoded_again(tmp_path, monkeyp
     assert files_of(tmp_path / "again") == expected
 
 
+DAMAGES = {"cut": lambda content: content[:len(content) // 2], "empty": lambda content: b"",
+           "longer": lambda content: content + b"\0\0", "other": lambda content: b"[1]",
+           "gone": None}
+
+
+def damage(path: Path, kind: str) -> None:
+    if kind == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(DAMAGES[kind](path.read_bytes()))
+
+
+@pytest.mark.parametrize("name", ["counts.json", "train.bin", "validation.bin"])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_token_file_is_made_anew(tmp_path, name, kind):
+    corpus = corpus_of(STORIES[:30], STORIES[30:])
+    prepare(corpus, bpe(), show_progress=False)
+    expected = files_of(tmp_path / "caches")
+    path, = (tmp_path / "caches").rglob(name)
+    damage(path, kind)
+    prepare(corpus, bpe(), show_progress=False)
+    assert files_of(tmp_path / "caches") == expected
+
+
+@pytest.mark.parametrize("name", ["progress.json", "train.bin"])
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_half_of_a_preparation_is_made_anew(tmp_path, monkeypatch, name, kind):
+    corpus = corpus_of(STORIES[:30], STORIES[30:])
+    monkeypatch.setattr(data, "BLOCK", 4)
+    prepare(corpus, bpe(), show_progress=False)
+    expected = files_of(tmp_path / "caches")
+    monkeypatch.setenv("PICOLM_CACHE", str(tmp_path / "again"))
+    with monkeypatch.context() as broken:
+        calls, encode = [], data.encode
+        broken.setattr(data, "encode", lambda *args: calls.append(1) or (
+            encode(*args) if len(calls) < 6 else [][0]))
+        with pytest.raises(IndexError):
+            prepare(corpus, bpe(), show_progress=False)
+    path, = (tmp_path / "again").rglob(name)
+    damage(path, kind)
+    prepare(corpus, bpe(), show_progress=False)
+    assert files_of(tmp_path / "again") == expected
+
+
 @pytest.mark.parametrize(("block", "characters"), [(10_000, 10**6), (7, 10**6), (10_000, 100)])
 def test_the_file_is_that_of_one_document_after_another(monkeypatch, block, characters):
     texts = [*STORIES, "", "é" * 300, "🦊", "<|endoftext|>"] * 3
@@ -403,6 +448,13 @@ def test_targets_are_inputs_shifted_by_one_and_equal_the_file():
         assert torch.equal(inputs[:, 1:], targets[:, :-1])
         rows = torch.cat((inputs, targets[:, -1:]), dim=1)
         assert all(tuple(row) in cuts for row in rows.numpy())
+
+
+def test_inputs_and_targets_of_a_batch_of_one_share_no_memory():
+    inputs, targets = Batches(TOKENS, seq_len=8, batch_size=1).next()
+    before = inputs.clone()
+    targets.view(-1)[:] = IGNORE
+    assert torch.equal(inputs, before)
 
 
 def epoch_starts(batches: Batches) -> list[int]:

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from helpers import isolate, refused, tiny_trainer, token_files
 
 from picolm_lib import train
+from picolm_lib.batches import Batches
 from picolm_lib.checkpoint import load_resume
-from picolm_lib.data import Batches
 from picolm_lib.distributed import Processes
 from picolm_lib.loss import IGNORE, linear_cross_entropy
 from picolm_lib.report import forget_after, read_metrics

@@ -512,7 +512,7 @@ draw_stream(bundled, files["train"].tokens[:230].tolist(), window=32)
 # moved by one.
 
 # %%
-from picolm_lib.data import Batches
+from picolm_lib.batches import Batches
 
 inputs, targets = Batches(files["train"].tokens, seq_len=8, batch_size=2).next()
 assert torch.equal(inputs[:, 1:], targets[:, :-1])          # moved by one

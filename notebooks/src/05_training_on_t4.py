@@ -174,9 +174,10 @@ print("257 in bfloat16:   ", torch.tensor(257.0).to(brain).item())
 # rounded to float16 at many scales:
 
 # %%
+from picolm_lib.batches import Batches
 from picolm_lib.checkpoint import load_run
 from picolm_lib.corpus import load_corpus
-from picolm_lib.data import Batches, prepare
+from picolm_lib.data import prepare
 
 model, tokenizer, _ = load_run("bundled")
 stories = prepare(load_corpus("storybook", 400), tokenizer, show_progress=False)["train"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,10 +15,11 @@ from picolm_lib.commands.printing import print_meter, print_scores, print_story
 from picolm_lib.config import PRESETS, PicoConfig, PicoError, TrainConfig
 from picolm_lib.corpus import load_corpus
 from picolm_lib.data import prepare, tokenizer_for
-from picolm_lib.distributed import join_processes, local_device
+from picolm_lib.distributed import Processes, join_processes, local_device
 from picolm_lib.doctor import doctor, numerics
 from picolm_lib.evaluate import Scores
-from picolm_lib.files import disk_errors
+from picolm_lib.files import alone_in, disk_errors
+from picolm_lib.interrupt import Interrupted
 from picolm_lib.model import count_parameters
 from picolm_lib.report import forget_after
 from picolm_lib.sampling import SampleConfig, tell
@@ -24,6 +27,7 @@ from picolm_lib.tokenizer import load_tokenizer
 from picolm_lib.train import Listener, Trainer
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerFast
 
 LIMITS = {"max_tokens", "max_steps", "max_minutes"}
@@ -52,15 +56,28 @@ class TrainOptions:
 
 def train_command(argv: list[str], listener: Listener | None = None) -> None:
     """`python run_train.py`: trains a model, or goes on with one; `listener` as in Trainer."""
+    try:
+        _hold_and_train(argv, listener)
+    except KeyboardInterrupt:  # outside of the loop of steps, which saves before it stops
+        raise Interrupted("stopped; the same command with --resume goes on from what was saved."
+                          ) from None
+
+
+def _hold_and_train(argv: list[str], listener: Listener | None) -> None:
     options = _train_options(argv)
     if options.dry_run:
         return print_plan(options.preset, options.model, options.train)
-    folder, config = Path(options.run), RunConfig(options.preset, options.model, options.train)
-    chosen = numerics(config.train.device, config.train.dtype)
+    chosen = numerics(options.train.device, options.train.dtype)
     processes = join_processes(local_device(chosen.device))
+    config = RunConfig(options.preset, options.model, options.train)
+    with _claimed(options, config, processes, chosen.device) as goes_on:
+        _train(options, config, argv, processes, goes_on, listener)
+
+
+def _train(options: TrainOptions, config: RunConfig, argv: list[str], processes: Processes,
+           goes_on: bool, listener: Listener | None) -> None:
+    folder = Path(options.run)
     say = print if processes.is_main else (lambda *_, **__: None)
-    goes_on = processes.agree(processes.is_main and _claim(folder, config, options.resume),
-                              chosen.device)
     say(doctor(config.train.device, config.train.dtype, preset=config.preset,
                seed=config.train.seed), flush=True)
     corpus = load_corpus(config.train.data, config.train.storybook_stories)
@@ -125,14 +142,30 @@ def _parse_train(argv: list[str], default: TrainOptions) -> TrainOptions:
     return options
 
 
+@contextmanager
+def _claimed(options: TrainOptions, config: RunConfig, processes: Processes, device: torch.device,
+             ) -> Iterator[bool]:
+    """Holds the run's folder for this run; where the main process refuses, all processes end."""
+    with ExitStack() as held:
+        goes_on, refusal = 0, None
+        if processes.is_main:
+            try:
+                held.enter_context(alone_in(Path(options.run)))
+                goes_on = int(_claim(Path(options.run), config, options.resume))
+            except PicoError as error:
+                goes_on, refusal = -1, error
+        goes_on = processes.agree(goes_on, device)
+        if goes_on < 0:
+            raise refusal or SystemExit(2)  # one process speaks for all
+        yield bool(goes_on)
+
+
 def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
-    """Makes the run's folder, or takes it up again; True where there is a checkpoint to go on from.
+    """Takes the run's folder, empty or with this run; True where there is a checkpoint in it.
 
     Raises:
         PicoError: the folder holds a run, and this would be another one.
     """
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
         return False
     if not resume:
