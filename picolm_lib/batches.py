@@ -59,6 +59,7 @@ class Batches:
     def next(self) -> tuple[Tensor, Tensor]:
         """(B, T) inputs and (B, T) targets; a target is the token after its input."""
         rows = np.stack([self._next_window() for _ in range(self.batch_size)]).astype(np.int64)
+        self._announce()
         windows = torch.from_numpy(rows)                             # (B, T + 1)
         # A copy: a batch of one is contiguous as it is, and its targets would lie in its inputs.
         return windows[:, :-1].contiguous(), windows[:, 1:].clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from pathlib import Path
 
@@ -526,3 +527,33 @@ def test_in_order_predicts_every_token_once(length, seq_len, batch_size):
 def test_in_order_stops_at_its_limit(limit):
     targets = torch.cat([t.flatten() for _, t in in_order(TOKENS, 8, 3, limit)])
     assert targets[targets != IGNORE].tolist() == list(range(1, min(limit, 1_002) + 1))
+
+
+def test_the_windows_of_the_next_batch_are_announced(tmp_path, monkeypatch):
+    """The system may fetch them from the disk while the model learns from the batch before."""
+    np.arange(60_000, dtype="<u2").tofile(tmp_path / "train.bin")
+    batches = Batches(np.memmap(tmp_path / "train.bin", dtype="<u2", mode="r"), 100, 8)
+    announced, mapped = [], batches._file
+
+    class Noting:
+        def __len__(self) -> int:
+            return len(mapped)
+
+        def madvise(self, advice: int, start: int, length: int) -> None:
+            mapped.madvise(advice, start, length)                    # refuses what is no whole page
+            announced.append((start, start + length))
+
+    batches._file = Noting()
+    batches.next()
+    ranges, announced[:] = list(announced), []
+    inputs, targets = batches.next()
+    starts, ends = 2 * inputs[:, 0], 2 * targets[:, -1] + 2          # a token is its own place
+    assert len(ranges) == 8 and len(inputs) == 8
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        assert any(low <= start and end <= high for low, high in ranges)
+    assert isinstance(mapped, mmap.mmap)
+
+
+def test_batches_of_an_array_need_no_file():
+    inputs, _ = Batches(np.arange(500, dtype=np.uint16), 16, 4).next()
+    assert inputs.shape == (4, 16)
