@@ -118,7 +118,8 @@ class Plan:
         """A pass over a micro-batch of this many sequences.
 
         Two small ones are counted. All sizes are a constant and so much per sequence, once there
-        are enough rows for three of loss.py's chunks, so the others follow.
+        are enough rows for three of loss.py's chunks, so the others follow (within half a percent,
+        since a last chunk may be a part of one).
         """
         small = -(-3 * CHUNK_ROWS // self.config.max_seq_len)
         if sequences <= 2 * small:
