@@ -54,11 +54,28 @@ def test_in_16_bits_it_is_as_near_as_the_modules(randomize):
 
 
 @torch.no_grad()
-def test_it_follows_the_weights(randomize):
-    """Nothing of the matrices is copied, so a decoder costs nothing to make."""
-    model = model_of(randomize, n_heads=4, n_kv_heads=1)
-    decoder = Decoder(model, 1, 8)
-    decoder.read(torch.tensor([[1, 2]]))
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_matrices_are_not_copied_and_may_be_split_over_threads(randomize, monkeypatch, threads):
+    monkeypatch.setattr("picolm_lib.decode.LARGE", 1)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    model = model_of(randomize, n_heads=4, n_kv_heads=1, vocab_size=96)
+    decoder, text = Decoder(model, 1, 8), torch.tensor([[1, 2, 3]])
     own = {p.data_ptr() for p in model.parameters()}
     for layer in decoder.layers:
-        assert {w.data_ptr() for name, w in layer._asdict().items() if name != "gains"} <= own
+        matrices = {layer.qkv, layer.gate, layer.out, layer.mlp_gate, layer.up, layer.down}
+        assert {m.data_ptr() for m in matrices} <= own
+        split = threads > 1 and layer.up.numel() // 32 % threads == 0  # 32 inputs
+        assert layer.up.ndim == (3 if split else 2)
+    decoder.read(text[:, :2])
+    torch.testing.assert_close(decoder.next(text[:, 2]), model(text)[:, -1], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [2, 32, 33])
+def test_many_sequences(randomize, rows):
+    model = model_of(randomize, n_heads=4, n_kv_heads=2)
+    text, decoder = torch.randint(97, (rows, 6)), Decoder(model, rows, 8)
+    decoder.read(text[:, :5])
+    logits = decoder.next(text[:, 5])
+    assert logits.is_contiguous()
+    torch.testing.assert_close(logits, model(text)[:, -1], rtol=1e-4, atol=1e-4)
