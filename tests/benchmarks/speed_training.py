@@ -22,11 +22,9 @@ OURS, FULL, LLAMA = "picolm_lib", "all logits, torch Muon", "Llama, torch AdamW"
 
 def measure(options: argparse.Namespace) -> None:
     """All rivals of each preset and mode, in turns."""
-    rows = []
     for preset in options.presets:
-        for mode in options.modes:
-            rows += _race(preset, mode, options)
-    write("speed-training", rows, sequences_per_step=ROWS, repeats=options.repeats)
+        rows = [row for mode in options.modes for row in _race(preset, mode, options)]
+        write(f"speed-training-{preset}", rows, sequences_per_step=ROWS, repeats=options.repeats)
 
 
 def _race(preset: str, mode: str, options: argparse.Namespace) -> list[dict]:
