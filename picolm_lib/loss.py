@@ -66,4 +66,5 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         grad_x, grad_weight, number = ctx.saved_tensors
         scale = grad / number
-        return (grad_x.float() * scale).to(grad_x.dtype), grad_weight * scale, None, None
+        # In place, since a second (V, D) gradient would come on top of all activations.
+        return (grad_x.float() * scale).to(grad_x.dtype), grad_weight.mul_(scale), None, None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from picolm_lib.config import PRESETS, PicoConfig
-from picolm_lib.mlp import MLP, pyramid_widths
+from picolm_lib.mlp import MLP, pyramid_widths, swiglu
 
 
 def test_swiglu_equals_the_formula(randomize):
@@ -81,3 +81,30 @@ def test_widths_are_rounded_to_the_nearest_multiple():
 
 def test_width_is_never_zero():
     assert pyramid_widths(PicoConfig(n_layers=2, d_model=8, multiple_of=64)) == [64, 64]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_swiglu_has_the_values_and_gradients_of_its_definition(dtype):
+    gate, up = (torch.randn(2, 5, 8, dtype=dtype, requires_grad=True) for _ in range(2))
+    upstream = torch.randn(2, 5, 8, dtype=dtype)
+    expected = torch.nn.functional.silu(gate) * up
+    tolerance = {} if dtype != torch.bfloat16 else {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(swiglu(gate, up), expected, **tolerance)
+    torch.testing.assert_close(torch.autograd.grad(swiglu(gate, up), (gate, up), upstream),
+                               torch.autograd.grad(expected, (gate, up), upstream), **tolerance)
+    with torch.no_grad():
+        torch.testing.assert_close(swiglu(gate, up), expected, **tolerance)
+
+
+def test_swiglu_has_the_gradients_of_finite_differences():
+    inputs = [torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(swiglu, inputs)
+
+
+def test_swiglu_keeps_only_its_inputs():
+    gate, up = (torch.randn(2, 8, requires_grad=True) for _ in range(2))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t,
+                                                  lambda t: t):
+        swiglu(gate, up)
+    assert sorted(kept) == sorted([gate.data_ptr(), up.data_ptr()])

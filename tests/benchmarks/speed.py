@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=["nano", "pico"])
     parser.add_argument("--modes", nargs="+", default=["eager", "compiled"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--rivals", nargs="+", help="of training: only these, a Llama last")
+    parser.add_argument("--suffix", default="", help="of the name of training's result")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto", help="auto is a GPU where there is one")
     parser.add_argument("--dtype", default="auto", help="float16 is what a T4 gets")

@@ -24,12 +24,12 @@ def measure(options: argparse.Namespace) -> None:
     """All rivals of each preset and mode, in turns."""
     for preset in options.presets:
         rows = [row for mode in options.modes for row in _race(preset, mode, options)]
-        write(f"speed-training-{preset}", rows, sequences_per_step=ROWS, repeats=options.repeats)
+        write(f"speed-training-{preset}{options.suffix}", rows, sequences_per_step=ROWS, repeats=options.repeats)
 
 
 def _race(preset: str, mode: str, options: argparse.Namespace) -> list[dict]:
     spawn, rivals = multiprocessing.get_context("spawn"), {}
-    for name in (OURS, FULL, LLAMA):
+    for name in options.rivals or (OURS, FULL, LLAMA):
         here, there = spawn.Pipe()
         arguments = (there, name, preset, mode == "compiled", options.device, options.dtype)
         spawn.Process(target=_rival, args=arguments, daemon=True).start()
