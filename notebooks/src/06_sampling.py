@@ -443,7 +443,9 @@ print(tokenizer.decode(library[0])[-60:])
 show_source(generate)
 
 # %% [markdown]
-# Your filters, your loop, the library's seed: the same story, token by token, without any cache.
+# Your filters, your loop, the library's seed: the same story, token by token, without any cache. The
+# library's `Decoder` is the model once more, with a cache and without modules: for one token, calling
+# things takes longer than computing them.
 #
 # The last token is the end of text. The model has learned to write it, because in training one stood
 # after every story. Without such a token in the data, no story could end.

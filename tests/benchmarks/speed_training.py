@@ -24,7 +24,8 @@ def measure(options: argparse.Namespace) -> None:
     """All rivals of each preset and mode, in turns."""
     for preset in options.presets:
         rows = [row for mode in options.modes for row in _race(preset, mode, options)]
-        write(f"speed-training-{preset}{options.suffix}", rows, sequences_per_step=ROWS, repeats=options.repeats)
+        write(f"speed-training-{preset}{options.suffix}", rows, sequences_per_step=ROWS,
+              repeats=options.repeats)
 
 
 def _race(preset: str, mode: str, options: argparse.Namespace) -> list[dict]:
