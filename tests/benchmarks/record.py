@@ -25,6 +25,8 @@ def machine() -> dict:
     return {"date": datetime.date.today().isoformat(), "platform": platform.platform(),
             "processor": _processor(), "cores": CORES, "gpu": gpu,
             "threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1),
+            "environment": {name: value for name, value in os.environ.items()
+                            if name.startswith(("MALLOC_", "OMP_", "RAYON_"))},
             "python": platform.python_version(), **{name: version(name) for name in (
                 "torch", "transformers", "numpy", "tokenizers", "datasets")}}
 
