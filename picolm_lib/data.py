@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 # What is encoded, and counted as done, together: so many documents or characters.
 BLOCK, BLOCK_CHARACTERS = 10_000, 1_000_000
+AT_ONCE = 256  # documents: more at once are slower, since their encodings are large
 AHEAD = 3  # blocks in memory: two in the threads that encode, one waiting
 
 
@@ -197,7 +198,8 @@ def _encode(tokenizer: PreTrainedTokenizerFast, block: list[tuple[str, str]],
     encoded = {name: (array("H"), Count()) for name in splits}
     wanted = [(split, text) for split, text in block if split in encoded]
     texts = [text for _, text in wanted]
-    for (split, text), text_ids in zip(wanted, encode(tokenizer, texts), strict=True):
+    parts = (encode(tokenizer, texts[i:i + AT_ONCE]) for i in range(0, len(texts), AT_ONCE))
+    for (split, text), text_ids in zip(wanted, chain.from_iterable(parts), strict=True):
         ids, count = encoded[split]
         ids.append(tokenizer.eos_token_id)
         ids.fromlist(text_ids)

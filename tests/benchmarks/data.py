@@ -66,6 +66,12 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
             tokenizer.backend_tokenizer.encode_batch_fast(texts[start:start + batch],
                                                           add_special_tokens=False)
 
+    def bare_ids(batch: int) -> None:
+        for start in range(0, len(copies), batch):
+            for encoded in tokenizer.backend_tokenizer.encode_batch_fast(
+                    copies[start:start + batch], add_special_tokens=False):
+                encoded.ids  # noqa: B018
+
     sample = copies[:len(texts)]
     best = min(BATCHES, key=lambda batch: min(clock(bare, batch, sample)[1] for _ in range(3)))
 
@@ -78,7 +84,8 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
         for _ in load_corpus(str(path)).documents():
             pass
 
-    tasks: dict[str, tuple[Callable, object]] = {"bare tokenizer": (bare, best)}
+    tasks: dict[str, tuple[Callable, object]] = {
+        "bare tokenizer": (bare, best), "bare tokenizer, ids taken as lists": (bare_ids, best)}
     for kind, path in corpora.items():
         read(path)                                                   # the library's own cache
         tasks |= {f"prepare, {kind}": (whole, path), f"only reading, {kind}": (read, path)}
