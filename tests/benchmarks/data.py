@@ -14,7 +14,7 @@ of a busy machine says little, so the ratio of processor seconds stands beside i
 at its memory ten times a second.
 
 `waiting`: the share of an optimizer step that is spent in `Batches.next`, with the token file in
-the operating system's cache, and pushed out of it before each step.
+the operating system's cache, and pushed out of it before the first step.
 
 Each writes results/data-*.json and prints it as a table; --tokenizer is SmolLM's by default.
 """
@@ -262,8 +262,8 @@ def waits(trainer: Trainer, path: Path, cold: bool, steps: int) -> dict:
 
     path.read_bytes()
     trainer.batches.next = timed
-    for _ in range(steps + 1):
-        if cold:
+    for step in range(steps + 1):
+        if cold and not step:  # from then on every window is still on the disk
             push_out(trainer.batches.tokens, path)
         started = time.monotonic()
         trainer.step()
