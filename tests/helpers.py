@@ -52,6 +52,16 @@ def refused(*words: str) -> Iterator[None]:
     assert all(word in text for word in words), text
 
 
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self):
+        return Path.touch, (self.touched,)
+
+
 @lru_cache
 def bpe(vocab_size: int = 300):
     """A BPE trained on the little stories; of size 257 it has the bytes and no merges."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import STORIES, bpe, isolate, refused, tiny_model_config
+from helpers import STORIES, Evil, bpe, isolate, refused, tiny_model_config
 from safetensors.torch import load_file
 
 from picolm_lib.checkpoint import (
@@ -222,16 +222,6 @@ def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
     save_resume(tmp_path, state(1))
     (tmp_path / "resume.pt").rename(tmp_path / "resume.previous.pt")
     assert load_resume(tmp_path)["step"] == 1
-
-
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, touched: Path) -> None:
-        self.touched = touched
-
-    def __reduce__(self):
-        return Path.touch, (self.touched,)
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["pickle", "torch"])

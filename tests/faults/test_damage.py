@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import pickle
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import Evil
 from runs import assert_same, one_line, outcome
 
 STORY = ["The", "--max-new-tokens", 4, "--temperature", 0]
@@ -90,16 +90,6 @@ def test_damaged_metrics_stop_nobody(home, whole, name, copy):
         code, run = home.train(name, "--resume")
         assert code == 0, run.complained
         assert_same(outcome(copy)[:2], whole.outcome[:2])
-
-
-class Evil:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, touched: Path) -> None:
-        self.touched = touched
-
-    def __reduce__(self):
-        return Path.touch, (self.touched,)
 
 
 @pytest.mark.parametrize("plain", [True, False], ids=["pickle", "torch"])
