@@ -64,12 +64,12 @@ def saved(dtype: torch.dtype, **changes: float) -> int:
 
 
 def test_a_wider_mlp_saves_what_is_counted_by_hand():
-    """SwiGLU saves the gate before and after silu, up, and the product: (T, 8) each. In bfloat16
-    the three matrices are copied, too: (8, D) each. The names stand for the widths 48 and 56."""
+    """SwiGLU saves the gate before silu, up, and the product: (T, 8) each. In bfloat16 the three
+    matrices are copied, too: (8, D) each. The names stand for the widths 48 and 56."""
     narrow, wide = {"mlp_ratio_first": 1.5}, {"mlp_ratio_first": 1.75}
-    assert saved(torch.float32, **wide) - saved(torch.float32, **narrow) == 4 * 4 * 64 * 8
+    assert saved(torch.float32, **wide) - saved(torch.float32, **narrow) == 4 * 3 * 64 * 8
     assert (saved(torch.bfloat16, **wide) - saved(torch.bfloat16, **narrow)
-            == 2 * (4 * 64 * 8 + 3 * 8 * 32))
+            == 2 * (3 * 64 * 8 + 3 * 8 * 32))
 
 
 def test_a_larger_vocabulary_saves_the_output_layers_gradient():
