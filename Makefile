@@ -12,8 +12,8 @@ COLAB_READY := $(COLAB)/.ready
 LM_EVAL := .venv-lm-eval
 LM_EVAL_READY := $(LM_EVAL)/.ready
 
-.PHONY: train test test-browser test-faults test-colab test-lm-eval unit notebook-tests lint notebooks course slug \
-  assets clean
+.PHONY: train test test-browser test-faults test-colab test-lm-eval unit notebook-tests lint \
+  notebooks course slug assets clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume

@@ -6,7 +6,7 @@ plain functions in a row, without modules; what is the same for every token is m
 matrices are multiplied in the order that suits few rows on a CPU. They are the model's own; nothing
 large is copied.
 
-Measured against the modules and against transformers: tests/benchmarks/results/.
+Measured against the modules in transformers' generate: tests/benchmarks/results/speed.md.
 """
 
 from __future__ import annotations

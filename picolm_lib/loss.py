@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100
+CHUNK_ROWS = 512  # of 49,152 float32 logits: 100 MB
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
-                         chunk_rows: int = 512) -> Tensor:
+                         chunk_rows: int = CHUNK_ROWS) -> Tensor:
     """F.cross_entropy(x @ weight.T, targets), in the memory of one chunk of logits.
 
     Args:
         x: (N, D) final states.
         weight: (V, D) output layer.
         targets: (N,) token ids; rows whose target is -100 count for nothing.
-        chunk_rows: rows per chunk: 512 rows of 49,152 float32 logits are 100 MB.
+        chunk_rows: rows of logits that are held at once.
 
     Returns:
         The mean loss in nats, a float32 scalar; NaN where no row counts, as in F.cross_entropy.

@@ -66,7 +66,7 @@ def iterate_on_gram(x: Tensor, steps: int, a: float, b: float, c: float) -> Tens
     An iteration is X <- P X with P = a I + b G + c G^2 and G = X X^T. So G <- P G P, which is as
     small as G, and X follows at the end from the product of all P. Five iterations take 34 M^3 +
     4 M^2 N FLOPs instead of 10 M^3 + 20 M^2 N. G holds the squares of the singular values, which
-    float32 has digits enough for, and 16 bits have not (measured: tests/benchmarks/optimizer.py).
+    float32 has digits enough for, and 16 bits have not (measured: tests/benchmarks/speed.py).
     """
     gram, product = x @ x.mT, None                                  # (B, M, M)
     for step in range(steps):

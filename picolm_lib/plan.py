@@ -31,10 +31,10 @@ from torch.utils._pytree import tree_leaves
 
 from picolm_lib import attention
 from picolm_lib.config import PicoConfig
+from picolm_lib.loss import CHUNK_ROWS
 from picolm_lib.model import PicoLM, count_parameters
 from picolm_lib.muon import MuonAdamW, parameter_groups
 
-CHUNK_ROWS = 512  # of loss.py
 FLOAT = 4  # bytes of a float32: weights, gradients and optimizer state
 
 

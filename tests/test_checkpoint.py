@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import STORIES, Evil, bpe, isolate, refused, tiny_model_config
+from helpers import STORIES, Evil, bpe, isolate, refused, seal, tiny_model_config
 from safetensors.torch import load_file
 
 from picolm_lib.checkpoint import (
@@ -232,8 +231,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, plain):
         path.write_bytes(pickle.dumps(evil))
     else:
         torch.save(evil, path)
-    content = path.read_bytes()
-    path.write_bytes(content + hashlib.sha256(content).digest())
+    content = seal(path)
     with refused("resume.pt", "no checkpoint"):
         load_resume(tmp_path)
     assert not touched.exists()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import shutil
 
 import pytest
 import torch
-from helpers import Evil
+from helpers import Evil, seal
 from runs import assert_same, one_line, outcome
 
 STORY = ["The", "--max-new-tokens", 4, "--temperature", 0]
@@ -100,8 +99,7 @@ def test_a_crafted_resume_file_is_refused_and_runs_nothing(home, name, copy, pla
         path.write_bytes(pickle.dumps(evil))
     else:
         torch.save(evil, path)
-    content = path.read_bytes()
-    path.write_bytes(content + hashlib.sha256(content).digest())
+    content = seal(path)
     assert not refusal(*home.train(name, "--resume"), "resume.pt")
     assert not touched.exists()
     torch.load(path, weights_only=False) if not plain else pickle.loads(content)
@@ -117,6 +115,5 @@ def test_a_well_formed_checkpoint_of_something_else_is_refused(home, name, copy,
     state = torch.load(path, weights_only=True)
     change(state)
     torch.save(state, path)
-    content = path.read_bytes()
-    path.write_bytes(content + hashlib.sha256(content).digest())
+    seal(path)
     assert not refusal(*home.train(name, "--resume"), "resume.pt")
