@@ -1,0 +1,205 @@
+"""What is every idea of the architecture worth? The default, and one change at a time.
+
+    python tests/benchmarks/ablations.py --data ../shared/data/tinystories \\
+        --smollm ../shared/data/smollm-tokenizer
+    python tests/benchmarks/ablations.py --setting repeated ...
+
+Every run is a line in results/ablations-<setting>.jsonl: bits per byte on the whole validation
+split of TinyStories. An interrupted call goes on where it was. Of the variants that are swept over
+learning rates, all rates run with the first seed, and only the best goes on. Runs share a seed, so
+initial weights and order of the data are alike where the shapes are; what is compared is the
+difference to the default with the same seed. Each process computes on one thread (--workers of
+them at a time), and processor seconds count the work, not what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from record import RESULTS, machine
+from variants import DEFAULT, SMOLLM, VARIANTS, Variant
+
+from picolm_lib.config import PRESETS, PicoConfig, TrainConfig
+from picolm_lib.corpus import load_corpus
+from picolm_lib.data import TokenFile, prepare, tokenizer_for
+from picolm_lib.evaluate import Scores, evaluate
+from picolm_lib.model import PicoLM, count_parameters
+from picolm_lib.muon import MuonAdamW
+from picolm_lib.report import Report
+from picolm_lib.train import Trainer
+
+TIMED = 6  # steps of each side, to find out how long a token takes
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a file share."""
+
+    model: PicoConfig
+    run: TrainConfig
+    only: Sequence[str] = ()
+    """Variants to run; none means all."""
+    unique: int = 0
+    """Tokens of the training split that are used, again and again; 0 takes all of it."""
+
+
+CPU = Setting(PicoConfig(vocab_size=4_096, max_seq_len=256, n_layers=6, d_model=128),
+              TrainConfig(tokenizer="bpe:4096", max_tokens=245_760, batch_size=4, evals=1))
+REPEATED = (DEFAULT, "no QK-norm", "no output gate", "flat MLP, as many parameters",
+            "N(0, 0.02) everywhere", "AdamW alone, rate 0.002", "AdamW alone, rate 0.004")
+SETTINGS = {
+    "cpu": CPU,
+    # As many tokens, but each story four times.
+    "repeated": replace(CPU, only=REPEATED, unique=CPU.run.max_tokens // 4),
+    # The setting of choices.py, and pico's body: for more time, and for a GPU.
+    "small": Setting(replace(CPU.model, d_model=192),
+                     replace(CPU.run, max_tokens=983_040, batch_size=8)),
+    "pico": Setting(replace(PRESETS["pico"].model, vocab_size=8_192),
+                    replace(PRESETS["pico"].train, tokenizer="bpe:8192", max_tokens=1_572_864,
+                            batch_size=8, micro_batch_size=0, evals=1)),
+}
+
+
+class VariantTrainer(Trainer):
+    """A Trainer with another optimizer and schedule. It tells no story, which most could not."""
+
+    def __init__(self, variant: Variant, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, show=False, **options)
+        self.variant = variant
+        self.optimizer = MuonAdamW(
+            variant.groups(self.model), weight_decay=self.config.weight_decay,
+            betas=(self.config.adamw_beta1, self.config.adamw_beta2), dtype=self.numerics.dtype)
+
+    def _set_rates(self, factor: float) -> None:
+        middle = (self.progress.tokens + self.batch_tokens / 2) / self.plan()
+        super()._set_rates(self.variant.schedule(min(middle, 1.0), self.config))
+
+    def evaluate(self, report: Report, limit: int | None = None) -> Scores:
+        """Scores the validation documents."""
+        return evaluate(self.model, self.files["validation"], self.numerics, limit)
+
+
+def make_trainer(name: str, setting: Setting, seed: int,
+                 paths: Mapping[str, str]) -> VariantTrainer:
+    """A run of a variant that is ready to start."""
+    variant = VARIANTS[name]
+    tokenizer_name = variant.tokenizer or setting.run.tokenizer
+    corpus = load_corpus(paths["data"])
+    tokenizer = tokenizer_for(paths["smollm"] if tokenizer_name == SMOLLM else tokenizer_name,
+                              corpus)
+    files = dict(prepare(corpus, tokenizer, show_progress=False))
+    if setting.unique:
+        train = files["train"]
+        files["train"] = TokenFile(train.tokens[:setting.unique + 1], train.count)
+    config = variant.shape(replace(setting.model, vocab_size=len(tokenizer)))
+    model = PicoLM(config, seed)
+    variant.change(model)
+    return VariantTrainer(variant, config, replace(setting.run, seed=seed, **variant.run),
+                          tokenizer, files, model=model)
+
+
+def train(name: str, setting: Setting, seed: int, paths: Mapping[str, str]) -> dict[str, Any]:
+    """Trains once; returns the line for the file."""
+    trainer = make_trainer(name, setting, seed, paths)
+    if VARIANTS[name].equal_time:
+        ratio = seconds_per_token(make_trainer(DEFAULT, setting, seed, paths),
+                                  make_trainer(name, setting, seed, paths))
+        steps = round(setting.run.max_tokens * ratio / trainer.batch_tokens)
+        trainer.config = replace(trainer.config, max_tokens=steps * trainer.batch_tokens)
+    used = time.process_time()
+    while trainer.progress.tokens < trainer.config.max_tokens:
+        trainer.step()
+    used = time.process_time() - used
+    scores = evaluate(trainer.model, trainer.files["validation"], trainer.numerics)
+    return {"variant": name, "seed": seed, "tokens": trainer.progress.tokens,
+            "bpb": round(scores.bits_per_byte, 5), "loss": round(scores.loss, 5),
+            "seconds": round(trainer.progress.seconds, 1), "processor_seconds": round(used, 1),
+            "parameters": count_parameters(trainer.model), "epochs": trainer.batches.epoch + 1,
+            **_machine(trainer)}
+
+
+def _machine(trainer: Trainer) -> dict[str, Any]:
+    about = machine()
+    return {"machine": about["gpu"] or f"{about['processor']}, {about['cores']} cores",
+            "threads": about["threads"], "dtype": str(trainer.numerics.dtype).split(".")[-1],
+            "torch": about["torch"], "date": about["date"]}
+
+
+def seconds_per_token(default: Trainer, other: Trainer) -> float:
+    """The default's time per token over the other's, both taking turns."""
+    spent: dict[int, list[float]] = {0: [], 1: []}
+    for number in range(TIMED + 1):
+        for side, trainer in enumerate((default, other)):
+            started = time.process_time()
+            trainer.step()
+            if number:                                               # the first one is slow
+                spent[side].append((time.process_time() - started) / trainer.batch_tokens)
+    return median(spent[0]) / median(spent[1])
+
+
+def lines_path(setting: str) -> Path:
+    """Where a setting's runs are kept."""
+    return RESULTS / f"ablations-{setting}.jsonl"
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All runs so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def jobs(names: Sequence[str], seeds: Sequence[int], seed: int,
+         lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is still to do with a seed; of a sweep, all but the first take only its best."""
+    found = {(line["variant"], line["seed"]): line["bpb"] for line in lines}
+    todo = []
+    for name in names:
+        rivals = [n for n in names if VARIANTS[n].sweep == VARIANTS[name].sweep != ""] or [name]
+        first = {rival: found.get((rival, seeds[0]), math.inf) for rival in rivals}
+        chosen = seed == seeds[0] or name == min(first, key=first.__getitem__)
+        if chosen and (name, seed) not in found:
+            todo.append(name)
+    return todo
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="roneneldan/TinyStories", help="folder, or id on the Hub")
+    parser.add_argument("--smollm", default="HuggingFaceTB/SmolLM-135M", help="the same")
+    parser.add_argument("--setting", choices=SETTINGS, default="cpu")
+    parser.add_argument("--tokens", type=int, help="another budget, kept in a file of its own")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, metavar="VARIANT")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    setting, label = SETTINGS[options.setting], options.setting
+    if options.tokens:
+        setting = replace(setting, run=replace(setting.run, max_tokens=options.tokens))
+        label += f"-{options.tokens}"
+    names = options.only or setting.only or list(VARIANTS)
+    paths, path = {"data": options.data, "smollm": options.smollm}, lines_path(label)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        for seed in options.seeds:
+            running = [pool.submit(train, name, setting, seed, paths)
+                       for name in jobs(names, options.seeds, seed, read(path))]
+            for done in as_completed(running):
+                line = done.result()
+                with path.open("a") as stream:
+                    stream.write(json.dumps(line) + "\n")
+                print(f"{line['variant']:<40} seed {seed}   {line['bpb']:.4f} bits per byte   "
+                      f"{line['processor_seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
