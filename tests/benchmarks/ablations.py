@@ -158,6 +158,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def append(path: Path, line: Mapping[str, Any]) -> None:
+    """Keeps a run, and prints it."""
+    with path.open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+    print(f"{line.get('name', line['variant']):<45} seed {line['seed']}  {line['tokens']:>9,} "
+          f"tokens  {line['bpb']:.4f} bits per byte  {line['processor_seconds']:.0f} s", flush=True)
+
+
 def jobs(names: Sequence[str], seeds: Sequence[int], seed: int,
          lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """What is still to do with a seed; of a sweep, all but the first take only its best."""
@@ -194,11 +202,7 @@ def main() -> None:
             running = [pool.submit(train, name, setting, seed, paths)
                        for name in jobs(names, options.seeds, seed, read(path))]
             for done in as_completed(running):
-                line = done.result()
-                with path.open("a") as stream:
-                    stream.write(json.dumps(line) + "\n")
-                print(f"{line['variant']:<40} seed {seed}   {line['bpb']:.4f} bits per byte   "
-                      f"{line['processor_seconds']:.0f} s", flush=True)
+                append(path, done.result())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""The original recipe and ours on the same stories: how far, how many tokens, how many seconds?
+
+    python tests/benchmarks/headline.py --data ../shared/data/tinystories \\
+        --smollm ../shared/data/smollm-tokenizer
+
+The original's budget is 39.3 million tokens. Where the data are fewer, it is one pass over them.
+Everybody reads the same stories in the same order of windows (of the same seed), in float32 on one
+thread, with the body of ablations.py's setting "cpu" and the original's context of 384 tokens.
+
+- The original recipe, reimplemented from its description, with the faults of its prototypes: see
+  variants.py. Its learning rates are the best of a sweep (ablations.py). The same, faults mended.
+- Ours with the same tokenizer, so that a token is a token; ours with a small vocabulary of its own,
+  whose tokens are shorter. Both at the full budget, and at shares of it, each a complete run with
+  its own schedule, and a batch that shrinks with the square root of the share, as config.py says.
+
+Every run is a line in results/headline.jsonl; an interrupted call goes on where it was. --table
+writes results/headline.md from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from ablations import CPU, Setting, append, lines_path, make_trainer, read, train
+from record import RESULTS
+from variants import DEFAULT, MENDED, ORIGINAL, SMOLLM, VARIANTS
+
+BUDGET = 800 * 49_152  # of the original project, in tokens
+CONTEXT, BATCH = 384, 8  # tokens; sequences at the full budget
+WHOLE = Fraction(1)
+SHARES = [Fraction(1, n) for n in (2, 3, 4, 6, 8)]
+LINES = RESULTS / "headline.jsonl"
+OURS, OURS_SMALL = "ours", "ours, 4,096 tokens of its own"
+
+
+def runs(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, Fraction]]:
+    """(name, variant, tokenizer, share of the budget) of all runs, the longest first."""
+    first = {line["variant"]: line["bpb"] for line in lines if line["seed"] == 0}
+    best = {sweep: min((v for v in VARIANTS if VARIANTS[v].sweep == sweep),
+                       key=lambda v: first.get(v, math.inf)) for sweep in (ORIGINAL, MENDED)}
+    whole = [(best[ORIGINAL], best[ORIGINAL], SMOLLM, WHOLE), (OURS, DEFAULT, SMOLLM, WHOLE),
+             (best[MENDED], best[MENDED], SMOLLM, WHOLE), (OURS_SMALL, DEFAULT, "bpe:4096", WHOLE)]
+    return whole + [(name, DEFAULT, tokenizer, share) for share in SHARES
+                    for name, tokenizer in ((OURS, SMOLLM), (OURS_SMALL, "bpe:4096"))]
+
+
+def setting_of(tokenizer: str, share: Fraction, budget: int) -> Setting:
+    """The setting of a run. For shares of less than one, the batch shrinks."""
+    batch = max(1, round(BATCH * math.sqrt(share)))
+    tokens = int(budget * share) // (batch * CONTEXT) * batch * CONTEXT
+    return Setting(replace(CPU.model, max_seq_len=CONTEXT),
+                   replace(CPU.run, tokenizer=tokenizer, max_tokens=tokens, batch_size=batch))
+
+
+def budgets(paths: Mapping[str, str]) -> dict[str, int]:
+    """Tokens of the full budget by tokenizer: the original's, or one pass over the data."""
+    found = {}
+    for tokenizer in (SMOLLM, "bpe:4096"):
+        trainer = make_trainer(DEFAULT, setting_of(tokenizer, WHOLE, BUDGET), 0, paths)
+        found[tokenizer] = min(BUDGET, len(trainer.files["train"].tokens) - CONTEXT - 1)
+    return found
+
+
+def run(name: str, variant: str, tokenizer: str, share: Fraction, budget: int, seed: int,
+        paths: Mapping[str, str]) -> dict[str, Any]:
+    """Trains once; returns the line for the file."""
+    setting = setting_of(tokenizer, share, budget)
+    return {"name": name, "share": str(share), "tokenizer": tokenizer,
+            "batch_size": setting.run.batch_size, **train(variant, setting, seed, paths)}
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The runs as Markdown, each beside the original with the same seed."""
+    rows = ["| run | seed | share | tokens | bits per byte | reaches the original | tokens / the "
+            "original's | processor seconds / the original's |", "|" + "---|" * 8]
+    marks = {line["seed"]: line for line in lines if line["name"].startswith(f"{ORIGINAL}, rates")}
+    for line in sorted(lines, key=lambda x: (x["seed"], x["name"], -Fraction(x["share"]))):
+        mark = marks.get(line["seed"])
+        compared = ["", "", ""] if mark in (None, line) else [
+            "yes" if line["bpb"] <= mark["bpb"] else "no", f"{line['tokens'] / mark['tokens']:.3f}",
+            f"{line['processor_seconds'] / mark['processor_seconds']:.3f}"]
+        rows.append(f"| {line['name']} | {line['seed']} | {line['share']} | {line['tokens']:,} | "
+                    f"{line['bpb']:.4f} | " + " | ".join(compared) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="roneneldan/TinyStories", help="folder, or id on the Hub")
+    parser.add_argument("--smollm", default="HuggingFaceTB/SmolLM-135M", help="the same")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--table", action="store_true", help="write the table, run nothing")
+    options = parser.parse_args()
+    if not options.table:
+        paths = {"data": options.data, "smollm": options.smollm}
+        os.environ["OMP_NUM_THREADS"] = "1"
+        swept, budget = read(lines_path("cpu")), budgets(paths)
+        done = {(line["name"], line["share"], line["seed"]) for line in read(LINES)}
+        with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+            running = [pool.submit(run, *job, budget[job[2]], seed, paths)
+                       for seed in options.seeds for job in runs(swept)
+                       if (job[0], str(job[3]), seed) not in done]
+            for finished in as_completed(running):
+                append(LINES, finished.result())
+    text = table(read(LINES))
+    (RESULTS / "headline.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
