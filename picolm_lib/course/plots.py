@@ -22,6 +22,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, INK = (
@@ -130,6 +131,34 @@ def bars(shares: dict[str, float], unit: str, title: str) -> Picture:
     axes.grid(False)
     return finish(figure, "; ".join(f"{name}: {value:.3f} {unit}"
                                     for name, value in shares.items()) + ".")
+
+
+def intervals(points: dict[str, tuple[float, float]], x: str, title: str, text: str,
+              linear: float = 0.02) -> Picture:
+    """Differences as points with intervals, one row each; those that exclude zero are filled.
+
+    Args:
+        points: name -> (difference, half the width of its interval).
+        x: label of the axis, with its unit.
+        linear: up to here the axis is linear on both sides, beyond it is logarithmic: small
+            differences are seen beside large ones.
+    """
+    figure, axes = canvas(0.9 + 0.25 * len(points))
+    for row, (middle, half) in enumerate(points.values()):
+        color = "#777777" if abs(middle) <= half else RED if middle > 0 else BLUE
+        axes.errorbar(middle, row, xerr=half, fmt="o", color=color, markersize=5, capsize=3,
+                      markerfacecolor="white" if abs(middle) <= half else color, linewidth=1.4)
+    reach = 1.1 * max(abs(middle) + half for middle, half in points.values())
+    ticks = [0.0] + [sign * tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+                     for sign in (-1, 1)]
+    least = 1.1 * min(middle - half for middle, half in points.values())
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_xscale("symlog", linthresh=linear)
+    axes.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks], minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel=x, title=title, yticks=range(len(points)), yticklabels=list(points),
+             xlim=(min(least, -linear), max(reach, linear)), ylim=(len(points) - 0.4, -0.6))
+    return finish(figure, text)
 
 
 def token_boxes(pieces: Sequence[str], title: str, text: str, colors: Sequence[str] | None = None,

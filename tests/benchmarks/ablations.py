@@ -20,7 +20,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,18 +166,21 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
           f"tokens  {line['bpb']:.4f} bits per byte  {line['processor_seconds']:.0f} s", flush=True)
 
 
+def chosen(names: Iterable[str], lines: Sequence[Mapping[str, Any]], seed: int = 0) -> list[str]:
+    """The names without those that another learning rate of the same sweep beat with a seed."""
+    found = {line["variant"]: line["bpb"] for line in lines if line["seed"] == seed}
+    best: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: found.get(name, math.inf)):
+        best.setdefault(VARIANTS[name].sweep or name, name)
+    return [name for name in names if name in best.values()]
+
+
 def jobs(names: Sequence[str], seeds: Sequence[int], seed: int,
          lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is still to do with a seed; of a sweep, all but the first take only its best."""
-    found = {(line["variant"], line["seed"]): line["bpb"] for line in lines}
-    todo = []
-    for name in names:
-        rivals = [n for n in names if VARIANTS[n].sweep == VARIANTS[name].sweep != ""] or [name]
-        first = {rival: found.get((rival, seeds[0]), math.inf) for rival in rivals}
-        chosen = seed == seeds[0] or name == min(first, key=first.__getitem__)
-        if chosen and (name, seed) not in found:
-            todo.append(name)
-    return todo
+    """What is still to do with a seed; of a sweep, all but the first seed take only its best."""
+    done = {line["variant"] for line in lines if line["seed"] == seed}
+    wanted = names if seed == seeds[0] else chosen(names, lines, seeds[0])
+    return [name for name in wanted if name not in done]
 
 
 def main() -> None:

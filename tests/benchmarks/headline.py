@@ -29,7 +29,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from ablations import CPU, Setting, append, lines_path, make_trainer, read, train
+from ablations import CPU, Setting, append, chosen, lines_path, make_trainer, read, train
 from record import RESULTS
 from variants import DEFAULT, MENDED, ORIGINAL, SMOLLM, VARIANTS
 
@@ -43,9 +43,7 @@ OURS, OURS_SMALL = "ours", "ours, 4,096 tokens of its own"
 
 def runs(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, Fraction]]:
     """(name, variant, tokenizer, share of the budget) of all runs, the longest first."""
-    first = {line["variant"]: line["bpb"] for line in lines if line["seed"] == 0}
-    best = {sweep: min((v for v in VARIANTS if VARIANTS[v].sweep == sweep),
-                       key=lambda v: first.get(v, math.inf)) for sweep in (ORIGINAL, MENDED)}
+    best = {VARIANTS[name].sweep: name for name in chosen(VARIANTS, lines)}
     whole = [(best[ORIGINAL], best[ORIGINAL], SMOLLM, WHOLE), (OURS, DEFAULT, SMOLLM, WHOLE),
              (best[MENDED], best[MENDED], SMOLLM, WHOLE), (OURS_SMALL, DEFAULT, "bpe:4096", WHOLE)]
     return whole + [(name, DEFAULT, tokenizer, share) for share in SHARES
