@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ROOT, isolate
+from helpers import ROOT, isolate, tiny_trainer
 
 from picolm_lib.config import PicoConfig, TrainConfig
 from picolm_lib.course import evidence
@@ -106,6 +106,20 @@ def test_the_schedules_by_hand():
     config = TrainConfig(warmup=0.02)
     found = [variants.step_schedule(done, config) for done in (0.01, 0.3, 0.49, 0.5, 0.74, 0.75, 1)]
     assert found == [0.5, 1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_a_variants_schedule_drives_the_steps():
+    plain = tiny_trainer(warmup=0.1)
+    cosine = ablations.VariantTrainer(VARIANTS["cosine schedule"], plain.model.config, plain.config,
+                                      plain.tokenizer, plain.files)
+    rates = []
+    cosine.optimizer.register_step_pre_hook(lambda *_: rates.append(
+        cosine.optimizer.param_groups[0]["lr"]))
+    for _ in range(10):
+        cosine.step()
+    expected = [0.01 * min((i + 0.5) / 10 / 0.1, 0.5 * (1 + math.cos(math.pi * (i + 0.5) / 10)))
+                for i in range(10)]
+    assert rates == pytest.approx(expected)
 
 
 def test_adamw_alone_leaves_nothing_to_muon(tiny_config):

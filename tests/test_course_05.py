@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,8 @@ from helpers import STORIES, isolate, refused, tiny_trainer
 from picolm_lib.checkpoint import load_run
 from picolm_lib.config import PRESETS, PicoConfig, TrainConfig
 from picolm_lib.corpus import Corpus
-from picolm_lib.course.training import budget, compare, hunt, live, machine, memory, numbers, run
+from picolm_lib.course import race
+from picolm_lib.course.training import budget, hunt, live, machine, memory, numbers, run, schedules
 from picolm_lib.doctor import numerics
 from picolm_lib.model import PicoLM, count_parameters, flops_per_token
 from picolm_lib.muon import MuonAdamW, parameter_groups
@@ -267,33 +267,21 @@ def test_the_cosine_is_pytorchs():
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, T_max=100)
     config = TrainConfig(warmup=0.0)
     for step in range(100):
-        assert compare.cosine(step / 100, config) == pytest.approx(sgd.param_groups[0]["lr"])
+        assert schedules.cosine(step / 100, config) == pytest.approx(sgd.param_groups[0]["lr"])
         sgd.step()
         scheduler.step()
-    assert compare.cosine(0.01, TrainConfig(warmup=0.02)) == pytest.approx(0.5)
+    assert schedules.cosine(0.01, TrainConfig(warmup=0.02)) == pytest.approx(0.5)
 
 
-def test_the_cosine_trainer_steps_with_it():
-    plain = tiny_trainer(warmup=0.1)
-    trainer = compare.CosineTrainer(plain.model.config, plain.config, plain.tokenizer, plain.files,
-                                    show=False)
-    rates = []
-    trainer.optimizer.register_step_pre_hook(lambda *_: rates.append(
-        trainer.optimizer.param_groups[0]["lr"]))
-    for _ in range(10):
-        trainer.step()
-    expected = [0.01 * min((i + 0.5) / 10 / 0.1, 0.5 * (1 + math.cos(math.pi * (i + 0.5) / 10)))
-                for i in range(10)]
-    assert rates == pytest.approx(expected)
+def test_three_schedules_and_yours():
+    assert "last 50%" in schedules.draw_schedules(TrainConfig(), [0.0, 0.5, 1.0]).text
 
 
-def test_a_race_of_schedules(monkeypatch):
+def test_a_race_takes_fields_of_the_run(monkeypatch):
+    """Without decay, the last step is as long as the others; and the model may change, too."""
     monkeypatch.setenv("PICOLM_PRESET", "smoke")
-    one, other = (compare.train_once("a", seed=seed, decay=0.0, model=PRESETS["smoke"].model)
-                  for seed in (0, 1))
-    assert 0.5 < one < 3 and one != other
-    mine = [0.0, 0.5, 1.0]
-    assert "last 50%" in compare.draw_schedules(TrainConfig(), mine).text
+    ends = [race.run("a", n_layers=1, decay=decay, momentum_warmup=0).last for decay in (0.0, 0.5)]
+    assert ends[0] != ends[1] and all(0.5 < bits < 4 for bits in ends)
 
 
 # --- the hunt ------------------------------------------------------------------------------------

@@ -358,7 +358,7 @@ for limit in (1.0, 100.0):
 # Now the schedule, by hand. At a quarter of a decay of one half: (1 − 0.75) / 0.5 = 0.5.
 
 # %%
-from picolm_lib.course.training.compare import draw_schedules
+from picolm_lib.course.training.schedules import draw_schedules
 from picolm_lib.schedule import lr_factor
 
 run_config = PRESETS["nano"].train

@@ -1,8 +1,9 @@
 """Small training runs side by side: does an idea matter, at equal tokens?
 
 Each run is the library's own `Trainer` on the Storybook, with a model small enough for a CPU. What
-differs between two runs is said in one place: fields of `PicoConfig`, or a function that changes a
-fresh model.
+differs between two runs is said in one place: fields of `PicoConfig` and `TrainConfig`, or a
+function that changes a fresh model. These are runs of seconds, to try an idea; what the ideas are
+worth was measured with more care (evidence.py).
 """
 
 from __future__ import annotations
@@ -97,12 +98,15 @@ def run(name: str, change: Callable[[PicoLM], object] | None = None, seed: int =
         seed: of the initial weights and of the order of the stories.
         tokens: to train on; None takes the usual budget. The smoke preset always takes few.
         tokenizer: None takes the bundled one. Its vocabulary is the model's.
-        fields: of PicoConfig, such as n_kv_heads=4.
+        fields: of PicoConfig or TrainConfig, such as n_kv_heads=4 or decay=0.2.
     """
     tokenizer = tokenizer or _bundled()
-    config = replace(RUNNER, **{"vocab_size": len(tokenizer), **fields})
+    of_model = {name: value for name, value in fields.items() if hasattr(RUNNER, name)}
+    of_run = {name: value for name, value in fields.items() if name not in of_model}
+    config = replace(RUNNER, **{"vocab_size": len(tokenizer), **of_model})
     budget = TINY_TOKENS if _tiny() else tokens or RUN.max_tokens
-    train = replace(RUN, max_tokens=budget, seed=seed, evals=2 if _tiny() else RUN.evals)
+    train = replace(RUN, **{"max_tokens": budget, "seed": seed,
+                            "evals": 2 if _tiny() else RUN.evals, **of_run})
     model = PicoLM(config, seed)
     if change is not None:
         change(model)

@@ -17,7 +17,7 @@ from picolm_lib.course.attention import variants as attention
 from picolm_lib.course.muon.duel import groups, output_by_muon
 from picolm_lib.course.pyramid import probes
 from picolm_lib.course.pyramid.designer import flat_twin
-from picolm_lib.course.training.compare import cosine
+from picolm_lib.course.training.schedules import cosine
 from picolm_lib.init import BY_DEPTH, depth_std
 from picolm_lib.model import PicoLM
 from picolm_lib.muon import parameter_groups
