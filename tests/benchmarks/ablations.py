@@ -40,6 +40,9 @@ from picolm_lib.report import Report
 from picolm_lib.train import Trainer
 
 TIMED = 6  # steps of each side, to find out how long a token takes
+# Of the processes that train: one thread each, and memory that stays with them (glibc; 8% faster).
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_TOP_PAD_": str(2**28),
+               "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def main() -> None:
         label += f"-{options.tokens}"
     names = options.only or setting.only or list(VARIANTS)
     paths, path = {"data": options.data, "smollm": options.smollm}, lines_path(label)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.update(ENVIRONMENT)
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
         for seed in options.seeds:
             running = [pool.submit(train, name, setting, seed, paths)

@@ -29,7 +29,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from ablations import CPU, Setting, append, chosen, lines_path, make_trainer, read, train
+from ablations import CPU, ENVIRONMENT, Setting, append, chosen, lines_path, make_trainer, read, train
 from record import RESULTS
 from variants import DEFAULT, MENDED, ORIGINAL, SMOLLM, VARIANTS
 
@@ -100,7 +100,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.table:
         paths = {"data": options.data, "smollm": options.smollm}
-        os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ.update(ENVIRONMENT)
         swept, budget = read(lines_path("cpu")), budgets(paths)
         done = {(line["name"], line["share"], line["seed"]) for line in read(LINES)}
         with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
