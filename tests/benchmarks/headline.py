@@ -29,7 +29,17 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from ablations import CPU, ENVIRONMENT, Setting, append, chosen, lines_path, make_trainer, read, train
+from ablations import (
+    CPU,
+    ENVIRONMENT,
+    Setting,
+    append,
+    chosen,
+    lines_path,
+    make_trainer,
+    read,
+    train,
+)
 from record import RESULTS
 from variants import DEFAULT, MENDED, ORIGINAL, SMOLLM, VARIANTS
 
