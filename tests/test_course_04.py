@@ -186,8 +186,7 @@ def test_a_race_ends_where_it_should_and_equal_time_is_longer():
                                           SimpleNamespace(bits=[1.0, 2.0])])
     assert (low.tolist(), mean.tolist(), high.tolist()) == ([1, 1], [2, 1.5], [3, 2])
     for picture in (duel_pictures.draw_race(runs, runs, {"adamw": 0.1, "muon": 0.2}),
-                    duel_pictures.draw_sweep({"adamw": {0.1: 2.0, 0.2: 1.0}, "muon": {0.1: 1.5}}),
-                    duel_pictures.draw_long(runs, runs)):
+                    duel_pictures.draw_sweep({"adamw": {0.1: 2.0, 0.2: 1.0}, "muon": {0.1: 1.5}})):
         assert len(picture.png) < 80_000
     table = duel_pictures.race_table(runs, runs).splitlines()
     assert len(table) == 5

@@ -750,15 +750,15 @@ checks.chunked_loss(chunked_loss)
 # %%
 from picolm_lib.course.training import hunt
 
-evidence = hunt.investigate()
-hunt.examine_report(evidence)
+found = hunt.investigate()
+hunt.examine_report(found)
 
 # %% [markdown]
 # *What to see: the training losses are alike; look at the distance between training and validation in
 # both reports.*
 
 # %%
-hunt.examine_insides(evidence)
+hunt.examine_insides(found)
 
 # %% [markdown]
 # *What to see: on the left, how likely the patient thinks the end of the text is, where stories end and
@@ -809,42 +809,27 @@ time_machine_with_dice("One day, Tom lost his red ball.")
 # %% [markdown]
 # ## Does it matter?
 #
-# Train small models on the same stories, with the same number of tokens. The default runs twice, with two
-# seeds: the gap between those two is noise. (With the preset `smoke`, runs are so short that their numbers
-# mean nothing.)
+# A single small run says little: two seeds of one model differ, too. So each choice was undone in a model of
+# 6 layers on TinyStories, with three seeds. That took hours, and its results came with the package. The number
+# is bits per byte on stories that the model has not seen, as a difference to the default with the same seed.
 #
 # **Predict:** what costs more, no decay, or no clipping? And does a limit ten times lower help?
 
 # %%
-from picolm_lib.course.training.compare import CosineTrainer, train_once
+from picolm_lib.course import evidence
 
-results = {"default": train_once("default"),
-           "default, other seed": train_once("default, other seed", seed=1)}
-
-# %%
-results["cosine"] = train_once("cosine", kind=CosineTrainer)
-results["constant, no decay"] = train_once("constant, no decay", decay=0.0)
-
-# %%
-results["no clipping"] = train_once("no clipping", grad_clip=0.0)
-results["clipped to 0.1"] = train_once("clipped to 0.1", grad_clip=0.1)
-
-# %%
-from picolm_lib.course.plots import bars
-
-noise = abs(results["default"] - results["default, other seed"])
-print(f"two seeds of the same run differ by {noise:.3f}")
-bars(results, "bits per byte", "After the same number of tokens (lower is better)")
+print(evidence.about())
+evidence.draw("cpu", "05", "01")
 
 # %% [markdown]
-# *What to see: which bars differ from the default by clearly more than its two seeds differ from each
-# other.*
-#
-# When this notebook was built, the honest answer was: the schedule does, clipping hardly. Without decay
-# the run ended clearly worse. The cosine was the worst of all: it slows down from the beginning, and a run
-# this short has no time to lose. Clipping, off or ten times harder, changed about as much as the seed did.
-# One reason is that Muon and AdamW both rescale a gradient before they step, so its length matters less to
-# them than to plain gradient descent. It stays as an insurance.
+# *What to see: a filled point lies further from zero than chance explains, a hollow one does not. To the right
+# of zero, the default is better. The axis is stretched around zero.*
+
+# %%
+evidence.table("cpu", "05", "01")
+
+# %% [markdown]
+# TEXT05
 
 # %% [markdown]
 # ## Recap
@@ -887,8 +872,8 @@ bars(results, "bits per byte", "After the same number of tokens (lower is better
 # %% [markdown]
 # ## Experiment
 #
-# How long should the decay be? Try `train_once("decay 0.2", decay=0.2)` and `decay=0.9`, with three seeds
-# each. Does the answer change when you double `tokens`?
+# How long should the decay be? Try `race.run("decay 0.2", decay=0.2)` and `decay=0.9`, with three seeds each
+# and `race` from `picolm_lib.course`. Does the answer change when you double `tokens`?
 
 # %% [markdown]
 # ## References

@@ -67,23 +67,6 @@ def draw_race(equal_tokens: Mapping[str, Sequence[Run]], equal_seconds: Mapping[
                           f"{ends[1]}.")
 
 
-def draw_long(short: Mapping[str, Sequence[Run]], long: Mapping[str, Sequence[Run]]) -> Picture:
-    """Ends of short and of longer runs as bars, the first seed of each."""
-    figure, axes = canvas(2.9)
-    for place, (rule, name) in enumerate(NAMES.items()):
-        ends = [group[rule][0].last for group in (short, long)]
-        drawn = axes.bar([x + 0.38 * (place - 0.5) for x in range(2)], ends, 0.36,
-                         color=COLORS[rule], label=name)
-        axes.bar_label(drawn, fmt="%.3f", fontsize=9)
-    axes.set(xticks=range(2), ylabel="bits per byte", title="Short runs and longer ones, one seed",
-             xticklabels=[f"{group['muon'][0].tokens[-1]:,} tokens" for group in (short, long)])
-    axes.grid(False, axis="x")
-    axes.legend()
-    gaps = [group["adamw"][0].last - group["muon"][0].last for group in (short, long)]
-    return finish(figure, f"AdamW alone is {gaps[0]:+.3f} bits per byte from Muon after the short "
-                          f"run, and {gaps[1]:+.3f} after the longer one.")
-
-
 def race_table(equal_tokens: Mapping[str, Sequence[Run]],
                equal_seconds: Mapping[str, Sequence[Run]]) -> str:
     """Ends of all runs, as text."""
