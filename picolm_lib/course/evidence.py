@@ -8,6 +8,7 @@ hours to measure.
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,7 +54,7 @@ def _read() -> dict[str, Any]:
 
 def about(regime: str = "cpu") -> str:
     """How a regime was measured: model, tokens, data, machine, date."""
-    return _read()[regime]["about"]
+    return textwrap.fill(_read()[regime]["about"], 100)
 
 
 def effects(regime: str = "cpu", *notebooks: str) -> list[Effect]:

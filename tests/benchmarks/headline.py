@@ -1,16 +1,17 @@
 """The original recipe and ours on the same stories: how far, how many tokens, how many seconds?
 
     python tests/benchmarks/headline.py --data ../shared/data/tinystories \\
-        --smollm ../shared/data/smollm-tokenizer
+        --smollm ../shared/data/smollm-tokenizer --passes 0.5
 
-The original's budget is 39.3 million tokens. Where the data are fewer, it is one pass over them.
+The original's budget is 39.3 million tokens. Where the data are fewer, it is one pass over them, or
+a part of it (--passes).
 Everybody reads the same stories in the same order of windows (of the same seed), in float32 on one
 thread, with the body of ablations.py's setting "cpu" and the original's context of 384 tokens.
 
 - The original recipe, reimplemented from its description, with the faults of its prototypes: see
   variants.py. Its learning rates are the best of a sweep (ablations.py). The same, faults mended.
-- Ours with the same tokenizer, so that a token is a token; ours with a small vocabulary of its own,
-  whose tokens are shorter. Both at the full budget, and at shares of it, each a complete run with
+- Ours with the same tokenizer, so that a token is a token; ours with a small vocabulary of its own
+  (pico8k's), whose tokens are shorter. Both at the full budget, and at shares of it, each a complete run with
   its own schedule, and a batch that shrinks with the square root of the share, as config.py says.
 
 Every run is a line in results/headline.jsonl; an interrupted call goes on where it was. --table
@@ -46,18 +47,20 @@ from variants import DEFAULT, MENDED, ORIGINAL, SMOLLM, VARIANTS
 BUDGET = 800 * 49_152  # of the original project, in tokens
 CONTEXT, BATCH = 384, 8  # tokens; sequences at the full budget
 WHOLE = Fraction(1)
-SHARES = [Fraction(1, n) for n in (2, 3, 4, 6, 8)]
+SHARES = [Fraction(1, n) for n in (2, 3, 4, 6)]
+OWN = "bpe:8192"
 LINES = RESULTS / "headline.jsonl"
-OURS, OURS_SMALL = "ours", "ours, 4,096 tokens of its own"
+OURS, OURS_SMALL = "ours", "ours, vocabulary of 8,192"
 
 
 def runs(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, Fraction]]:
     """(name, variant, tokenizer, share of the budget) of all runs, the longest first."""
     best = {VARIANTS[name].sweep: name for name in chosen(VARIANTS, lines)}
     whole = [(best[ORIGINAL], best[ORIGINAL], SMOLLM, WHOLE), (OURS, DEFAULT, SMOLLM, WHOLE),
-             (best[MENDED], best[MENDED], SMOLLM, WHOLE), (OURS_SMALL, DEFAULT, "bpe:4096", WHOLE)]
-    return whole + [(name, DEFAULT, tokenizer, share) for share in SHARES
-                    for name, tokenizer in ((OURS, SMOLLM), (OURS_SMALL, "bpe:4096"))]
+             (OURS_SMALL, DEFAULT, OWN, WHOLE)]
+    return [*whole, *((name, DEFAULT, tokenizer, share) for share in SHARES
+                      for name, tokenizer in ((OURS, SMOLLM), (OURS_SMALL, OWN))),
+            (best[MENDED], best[MENDED], SMOLLM, WHOLE)]
 
 
 def setting_of(tokenizer: str, share: Fraction, budget: int) -> Setting:
@@ -68,12 +71,13 @@ def setting_of(tokenizer: str, share: Fraction, budget: int) -> Setting:
                    replace(CPU.run, tokenizer=tokenizer, max_tokens=tokens, batch_size=batch))
 
 
-def budgets(paths: Mapping[str, str]) -> dict[str, int]:
-    """Tokens of the full budget by tokenizer: the original's, or one pass over the data."""
+def budgets(paths: Mapping[str, str], passes: float) -> dict[str, int]:
+    """Tokens of the full budget by tokenizer: the original's, or so many passes over the data."""
     found = {}
-    for tokenizer in (SMOLLM, "bpe:4096"):
+    for tokenizer in (SMOLLM, OWN):
         trainer = make_trainer(DEFAULT, setting_of(tokenizer, WHOLE, BUDGET), 0, paths)
-        found[tokenizer] = min(BUDGET, len(trainer.files["train"].tokens) - CONTEXT - 1)
+        tokens = len(trainer.files["train"].tokens) - CONTEXT - 1
+        found[tokenizer] = min(BUDGET, int(passes * tokens))
     return found
 
 
@@ -104,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="roneneldan/TinyStories", help="folder, or id on the Hub")
     parser.add_argument("--smollm", default="HuggingFaceTB/SmolLM-135M", help="the same")
+    parser.add_argument("--passes", type=float, default=1.0, help="over the data, at most")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--table", action="store_true", help="write the table, run nothing")
@@ -111,7 +116,7 @@ def main() -> None:
     if not options.table:
         paths = {"data": options.data, "smollm": options.smollm}
         os.environ.update(ENVIRONMENT)
-        swept, budget = read(lines_path("cpu")), budgets(paths)
+        swept, budget = read(lines_path("cpu")), budgets(paths, options.passes)
         done = {(line["name"], line["share"], line["seed"]) for line in read(LINES)}
         with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
             running = [pool.submit(run, *job, budget[job[2]], seed, paths)
