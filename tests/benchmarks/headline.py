@@ -4,15 +4,16 @@
         --smollm ../shared/data/smollm-tokenizer --passes 0.5
 
 The original's budget is 39.3 million tokens. Where the data are fewer, it is one pass over them, or
-a part of it (--passes).
-Everybody reads the same stories in the same order of windows (of the same seed), in float32 on one
-thread, with the body of ablations.py's setting "cpu" and the original's context of 384 tokens.
+a part of it (--passes). Everybody reads the same stories in the same order of windows (of the same
+seed), in float32 on one thread, with the body of ablations.py's setting "cpu" and the original's
+context of 384 tokens.
 
 - The original recipe, reimplemented from its description, with the faults of its prototypes: see
   variants.py. Its learning rates are the best of a sweep (ablations.py). The same, faults mended.
-- Ours with the same tokenizer, so that a token is a token; ours with a small vocabulary of its own
-  (pico8k's), whose tokens are shorter. Both at the full budget, and at shares of it, each a complete run with
-  its own schedule, and a batch that shrinks with the square root of the share, as config.py says.
+- Ours with the same tokenizer, so that a token is a token; ours with pico8k's vocabulary, whose
+  tokens are shorter, over the same text. Both at the full budget, and at shares of it, each a
+  complete run with its own schedule, and a batch that shrinks with the square root of the share, as
+  config.py says.
 
 Every run is a line in results/headline.jsonl; an interrupted call goes on where it was. --table
 writes results/headline.md from them.
