@@ -8,6 +8,12 @@ The defaults are one rule for all presets, and were measured (tests/benchmarks/r
 From one width to another the learning rates stay as they are, since Muon scales its own step by the
 shape of each matrix. With more tokens the batch grows, about as the square root of their number:
 2,048 tokens per step were best at one million tokens in all, hence 12,288 at pico's 39 million.
+
+What each idea of the architecture is worth was measured, too (results/ablations.md): RoPE, Muon,
+sqrt(D), the post-norms, their low gain and the decay earn their place. The pyramid, the output
+gate, QK-norm, the std by depth and zero-init neither helped nor harmed in a model of 6 layers; they
+stay as the architecture describes them. n_kv_heads = n_heads is a little better and takes more time
+and four times the KV cache, so one KV head stays the default.
 """
 
 from __future__ import annotations
