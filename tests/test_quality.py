@@ -74,17 +74,25 @@ def test_a_text_is_whole_at_the_end_of_a_sentence(text, whole):
     assert texts.is_whole(text) == whole
 
 
-def test_names_are_those_of_the_storybook():
-    text = 'Tom saw Lily\'s hat. "Max!" said the fox. Mom ran. max'
-    assert texts.names(text, 80) == {"Tom", "Lily", "Max"}
-    assert texts.names(text, 3) == {"Tom", "Lily"}
+def test_facts_are_those_of_the_storybooks_world():
+    text = 'Tom saw Lily\'s red hat at the park. "Max!" said the red fox. Mom ran to the lake. max'
+    assert texts.facts(text) == {
+        "name": {"Tom", "Lily", "Max"}, "color": {"red"}, "place": {"park", "lake"}}
+    assert texts.facts(text, 5) == {"name": {"Tom", "Lily"}, "color": {"red"}, "place": set()}
+    assert texts.contradictions(text) == ["name", "place"]
+    assert texts.contradictions(text, 8) == []
+    assert texts.contradictions("red, blue and pink") == ["color"]
 
 
-def test_no_story_of_the_storybook_has_a_third_name_or_an_open_end():
+def test_no_story_of_the_storybook_contradicts_itself_or_has_an_open_end():
     for story in stories(300, seed=8):
-        persons = {story.facts[who] for who in ("hero", "friend") if who in story.facts}
-        assert texts.names(story.text, 1_000) == persons, story.text
-        assert len(persons) <= quality_measures.PERSONS
+        said = texts.facts(story.text)
+        assert said["name"] == {story.facts[who] for who in ("hero", "friend")
+                                if who in story.facts}, story.text
+        assert {story.facts[key] for key in ("color", "color2") if key in story.facts} == (
+            said["color"]), story.text
+        assert {story.facts[key] for key in ("place",) if key in story.facts} == said["place"]
+        assert not texts.contradictions(story.text)
         assert texts.is_whole(story.text)
 
 
@@ -131,6 +139,7 @@ def test_a_row_holds_all_counts():
     row = quality_measures.story_row("x", told)
     assert row["ends properly"]["value"] == round(1 / 3, 4)
     assert row["a third name, first 80 words"]["value"] == round(1 / 3, 4)
+    assert row["any of the three, whole text"]["value"] == round(1 / 3, 4)
     assert row["words"]["value"] == round(11 / 3, 4)
     assert row["repeated sentences"]["value"] == round(0.5 / 3, 4)
     nothing = quality_measures.difference_row("x", told, told)

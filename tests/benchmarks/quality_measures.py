@@ -23,7 +23,15 @@ from quality_models import (
     moments,
     plain_draws,
 )
-from texts import distinct, is_whole, jackknife, names, repeated_ngrams, repeated_sentences, wilson
+from texts import (
+    contradictions,
+    distinct,
+    is_whole,
+    jackknife,
+    repeated_ngrams,
+    repeated_sentences,
+    wilson,
+)
 from texts import words as words_of
 
 from picolm_lib.checkpoint import load_run
@@ -42,7 +50,6 @@ TEMPERATURES = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25)
 QUESTIONS = 600
 OPENING = 4   # words of an unseen story that every model goes on from
 SAME = 80     # words: the shortest story of the Storybook's validation split has 85
-PERSONS = 2   # a story of the Storybook has no third name
 REAL, BUNDLED = "unseen stories", "bundled"
 
 
@@ -84,7 +91,11 @@ MEANS: dict[str, Callable[[dict[str, Any]], float]] = {
     "words": lambda s: len(words_of(s["text"])),
 }
 SHARES: dict[str, Callable[[dict[str, Any]], bool]] = {
-    f"a third name, first {SAME} words": lambda s: len(names(s["text"], SAME)) > PERSONS,
+    f"a third name, first {SAME} words": lambda s: "name" in contradictions(s["text"], SAME),
+    f"a third color, first {SAME} words": lambda s: "color" in contradictions(s["text"], SAME),
+    f"a second place, first {SAME} words": lambda s: "place" in contradictions(s["text"], SAME),
+    f"any of the three, first {SAME} words": lambda s: bool(contradictions(s["text"], SAME)),
+    "any of the three, whole text": lambda s: bool(contradictions(s["text"])),
     "ends properly": lambda s: s["ended"] and is_whole(s["text"]),
 }
 

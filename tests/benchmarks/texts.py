@@ -7,15 +7,19 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from picolm_lib.storyworld import NAMES
+from picolm_lib.storyworld import COLORS, NAMES, PLACES
 
 SURE = 1.959964  # standard deviations to each side of a 95% interval
-FIRST_NAMES = {name for name, _ in NAMES}
+WORLD = {"name": {name for name, _ in NAMES}, "color": set(COLORS),
+         "place": {place.name for place in PLACES}}
+MOST = {"name": 2, "color": 2, "place": 1}
+"""How many of each a story has: the hero's and a friend's name, the thing's color and another."""
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation; "didn't" is one word."""
-    return re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text.lower())
+    return _WORD.findall(text.lower())
 
 
 def sentences(text: str) -> list[str]:
@@ -60,14 +64,15 @@ def is_whole(text: str) -> bool:
     return bool(re.search(r"[.!?][\"'”’]?\s*$", text))
 
 
-def names(text: str, length: int) -> set[str]:
-    """Names of the Storybook's children and animals among the first `length` words."""
-    return {word for word in _cased(text)[:length] if word in FIRST_NAMES}
+def facts(text: str, length: int | None = None) -> dict[str, set[str]]:
+    """Names, colors and places of the Storybook's world in the first `length` words of a text."""
+    said = {re.sub(r"['’]s$", "", word) for word in _WORD.findall(text)[:length]}
+    return {kind: said & world for kind, world in WORLD.items()}
 
 
-def _cased(text: str) -> list[str]:
-    return [re.sub(r"['’]s$", "", word)
-            for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text)]
+def contradictions(text: str, length: int | None = None) -> list[str]:
+    """Kinds of fact of which a text has more than any story of the Storybook can have."""
+    return [kind for kind, said in facts(text, length).items() if len(said) > MOST[kind]]
 
 
 def wilson(hits: int, number: int) -> tuple[float, float]:
