@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))  # benchmarks are scripts
 
 import quality_measures  # noqa: E402
 import quality_models  # noqa: E402
+import quality_tables  # noqa: E402
 import texts  # noqa: E402
 
 SHORT = "The cat sat. The cat ran!"
@@ -252,3 +253,23 @@ def test_the_rates_with_the_fewest_bits_are_chosen_and_remembered(smoke, monkeyp
     quality_models.swept.cache_clear()
     monkeypatch.setattr(quality_models, "make_trainer", None)   # nothing is trained again
     assert {name: quality_models.swept(name, False) for name in names} == bits
+
+
+def test_a_table_has_a_column_per_model_and_shares_in_percent():
+    rows = [{"model": "ours", "words": {"value": 110.0, "95%": [100.0, 120.04]},
+             "ends properly": {"value": 0.5, "95%": [0.4, 0.6]}, "stories": 1_000},
+            {"model": "original", "words": 7.25, "distinct-1": 0.25}]
+    assert quality_tables.turned(rows, "model").splitlines() == [
+        "| model | ours | original |",
+        "| --- | --- | --- |",
+        "| words | 110.0 (100.0 to 120.0) | 7.2 |",
+        "| ends properly | 50.0% (40.0% to 60.0%) |  |",
+        "| stories | 1,000 |  |",
+        "| distinct-1 |  | 0.250 |"]
+
+
+def test_a_crossed_table_has_a_row_per_model_and_a_column_per_temperature():
+    rows = [{"m": "a", "t": 0.0, "all": 0.5}, {"m": "a", "t": 1.0, "all": 0.25},
+            {"m": "b", "t": 1.0, "all": 1.0}]
+    assert quality_tables.crossed(rows, "t", "m", "all") == [
+        {"t": "a", "0.0": "50.0%", "1.0": "25.0%"}, {"t": "b", "1.0": "100.0%"}]

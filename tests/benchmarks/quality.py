@@ -42,11 +42,14 @@ from quality_models import (
     swept,
     train,
 )
-from record import RESULTS, write
+from quality_tables import tables
+from record import RESULTS, save
 from texts import jackknife
+from variants import DEFAULT
 
 from picolm_lib.checkpoint import load_run
 from picolm_lib.evaluate import evaluate
+from picolm_lib.model import count_parameters
 from picolm_lib.sampling import SampleConfig, tell
 from picolm_lib.snapshots import history
 from picolm_lib.storybook import KINDS
@@ -56,15 +59,16 @@ SAMPLES_HEAD = """# Twenty stories, unselected
 
     python tests/benchmarks/quality.py --samples
 
-The bundled model, nano after {tokens:,} tokens of the Storybook, goes on from "{prompt}": seeds 0
-to {last}, one after the other, all of them as they came. Settings, those of inference.py:
-temperature {config.temperature:g}, min-p {config.min_p:g}, nothing else. So
-`python inference.py "{prompt}" --seed 3` tells story 3 again, on any machine whose arithmetic is
-alike.
+The bundled model, nano after {tokens:,} tokens of the Storybook, goes on from
+"{prompt}". Seeds 0 to {last}, one after the other, all of them as they came. The settings
+are those of inference.py: temperature {config.temperature:g}, min-p {config.min_p:g}, nothing
+else. So this tells story 3 again, on any machine whose arithmetic is alike:
 
-How to read them: does the story end? Does a name, a color or a thing change on the way? Does a
-sentence come twice? The model is small (1.2 million parameters), so some stories do go wrong. How
-often, quality.md counts.
+    python inference.py "{prompt}" --seed 3
+
+How to read them: does the story end? Does a name, a color, a thing or a place change on the way?
+Does a sentence come twice? The model is small, 1.2 million parameters, so some stories do go wrong.
+How often, quality.md counts.
 """
 
 
@@ -97,13 +101,20 @@ def validation() -> list[dict[str, Any]]:
     for recipe in RECIPES:
         model = load(recipe, BUDGET, hide=False)
         scores = evaluate(model, files(recipe.ends)["validation"], CPU)
-        rows.append({"model": recipe.name, "variant": chosen(recipe),
-                     "tokens": BUDGET, "bits per byte": round(scores.bits_per_byte, 4),
-                     **{f"after {SWEPT:,} tokens, {name}": swept(name, recipe.ends)
-                        for name in recipe.variants if len(recipe.variants) > 1}})
-    scores = evaluate(load_run("bundled")[0], files()["validation"], CPU)
-    return [*rows, {"model": BUNDLED, "tokens": history().snapshots[-1].tokens,
+        rows.append({"model": recipe.name, "variant": chosen(recipe), "tokens": BUDGET,
+                     "parameters": count_parameters(model),
+                     "bits per byte": round(scores.bits_per_byte, 4)})
+    model = load_run("bundled")[0]
+    scores = evaluate(model, files()["validation"], CPU)
+    return [*rows, {"model": BUNDLED, "variant": DEFAULT, "tokens": history().snapshots[-1].tokens,
+                    "parameters": count_parameters(model),
                     "bits per byte": round(scores.bits_per_byte, 4)}]
+
+
+def rates() -> list[dict[str, Any]]:
+    """What chose the learning rates."""
+    return [{"variant": name, "tokens": SWEPT, "bits per byte": swept(name, recipe.ends)}
+            for recipe in RECIPES if len(recipe.variants) > 1 for name in recipe.variants]
 
 
 def meter() -> dict[str, list[dict[str, Any]]]:
@@ -152,7 +163,9 @@ def main() -> None:
     ours = RECIPES[0].name
     rows = [story_row(name, texts) for name, texts in stories.items()]
     rows += [difference_row(name, stories[ours], stories[name]) for name in names if name != ours]
-    write("quality", rows, validation=validation(), **meter())
+    more = {"validation": validation(), "rates": rates(), **meter()}
+    save("quality", rows, **more)
+    print(tables({"rows": rows, **more}))
 
 
 if __name__ == "__main__":
