@@ -94,8 +94,9 @@ SHARES: dict[str, Callable[[dict[str, Any]], bool]] = {
     f"a third name, first {SAME} words": lambda s: "name" in contradictions(s["text"], SAME),
     f"a third color, first {SAME} words": lambda s: "color" in contradictions(s["text"], SAME),
     f"a second place, first {SAME} words": lambda s: "place" in contradictions(s["text"], SAME),
-    f"any of the three, first {SAME} words": lambda s: bool(contradictions(s["text"], SAME)),
-    "any of the three, whole text": lambda s: bool(contradictions(s["text"])),
+    f"a second elder, first {SAME} words": lambda s: "elder" in contradictions(s["text"], SAME),
+    f"any of these, first {SAME} words": lambda s: bool(contradictions(s["text"], SAME)),
+    "any of these, whole text": lambda s: bool(contradictions(s["text"])),
     "ends properly": lambda s: s["ended"] and is_whole(s["text"]),
 }
 

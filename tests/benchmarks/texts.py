@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from picolm_lib.storyworld import COLORS, NAMES, PLACES
+from picolm_lib.storyworld import COLORS, ELDERS, NAMES, PLACES
 
 SURE = 1.959964  # standard deviations to each side of a 95% interval
 WORLD = {"name": {name for name, _ in NAMES}, "color": set(COLORS),
-         "place": {place.name for place in PLACES}}
-MOST = {"name": 2, "color": 2, "place": 1}
-"""How many of each a story has: the hero's and a friend's name, the thing's color and another."""
+         "place": {place.name for place in PLACES}, "elder": {elder for elder, _ in ELDERS}}
+MOST = {"name": 2, "color": 2, "place": 1, "elder": 1}
+"""How many of each a story has: two names, two colors, one place, and mom or dad or a grandparent.
+"""
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
@@ -65,8 +66,9 @@ def is_whole(text: str) -> bool:
 
 
 def facts(text: str, length: int | None = None) -> dict[str, set[str]]:
-    """Names, colors and places of the Storybook's world in the first `length` words of a text."""
+    """Facts of the Storybook's world in the first `length` words of a text, by kind."""
     said = {re.sub(r"['’]s$", "", word) for word in _WORD.findall(text)[:length]}
+    said |= {word.lower() for word in said}
     return {kind: said & world for kind, world in WORLD.items()}
 
 
