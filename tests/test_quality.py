@@ -263,14 +263,15 @@ def test_the_rates_with_the_fewest_bits_are_chosen_and_remembered(smoke, monkeyp
 def test_a_table_has_a_column_per_model_and_shares_in_percent():
     rows = [{"model": "ours", "words": {"value": 110.0, "95%": [100.0, 120.04]},
              "ends properly": {"value": 0.5, "95%": [0.4, 0.6]}, "stories": 1_000},
-            {"model": "original", "words": 7.25, "distinct-1": 0.25}]
+            {"model": "original", "words": 7.25, "distinct-1": 0.25, "repeated": -0.0001}]
     assert quality_tables.turned(rows, "model").splitlines() == [
         "| model | ours | original |",
         "| --- | --- | --- |",
         "| words | 110.0 (100.0 to 120.0) | 7.2 |",
         "| ends properly | 50.0% (40.0% to 60.0%) |  |",
         "| stories | 1,000 |  |",
-        "| distinct-1 |  | 0.250 |"]
+        "| distinct-1 |  | 0.250 |",
+        "| repeated |  | 0.0% |"]
 
 
 def test_a_crossed_table_has_a_row_per_model_and_a_column_per_temperature():

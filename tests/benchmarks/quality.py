@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", action="store_true", help="only write samples.md")
     parser.add_argument("--train", action="store_true", help="only train")
-    parser.add_argument("--stories", type=int, default=200, help="told by each model")
+    parser.add_argument("--stories", type=int, default=100, help="told by each model")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.samples:

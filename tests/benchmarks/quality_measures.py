@@ -15,7 +15,9 @@ import torch
 from quality_models import (
     BUDGET,
     CPU,
+    FAULTY,
     NANO,
+    OURS,
     RECIPES,
     RUNS,
     kept,
@@ -41,7 +43,6 @@ from picolm_lib.course.sampling.meter import Asked, picked
 from picolm_lib.evaluate import continuation_logprobs
 from picolm_lib.model import PicoLM
 from picolm_lib.sampling import SampleConfig, prompt_ids
-from picolm_lib.snapshots import history, load_snapshot
 from picolm_lib.storybook import KINDS, Question, questions
 from picolm_lib.tokenizer import load_tokenizer
 
@@ -159,8 +160,7 @@ def answers(path: Path, make_model: Callable[[], PicoLM]) -> list[Asked]:
 
 def answers_of(name: str) -> list[Asked]:
     """Those of a model at the end of its training."""
-    return answers(RUNS / name / "answers" / f"{BUDGET:07d}.json" if name != BUNDLED else
-                   RUNS / name / "answers" / "4.json", lambda: model_of(name))
+    return answers(RUNS / name / "answers" / f"{BUDGET:07d}.json", lambda: model_of(name))
 
 
 def reading(asked: Sequence[Asked], temperature: float = 0.0) -> dict[str, float]:
@@ -170,15 +170,11 @@ def reading(asked: Sequence[Asked], temperature: float = 0.0) -> dict[str, float
 
 
 def over_training() -> list[dict[str, Any]]:
-    """The meter at each moment of the runs, and of the bundled model's own."""
+    """The meter at every second moment of our run and of the original's."""
     rows = []
-    for recipe in RECIPES:
-        for moment in moments():
+    for recipe in (OURS, FAULTY):
+        for moment in moments()[1::2]:
             path = RUNS / recipe.name / "answers" / f"{moment:07d}.json"
             rows.append({"model": recipe.name, "tokens": moment, **reading(answers(
                 path, lambda r=recipe, m=moment: load(r, m)))})
-    for number, snapshot in enumerate(history().snapshots):
-        path = RUNS / BUNDLED / "answers" / f"{number}.json"
-        rows.append({"model": BUNDLED, "tokens": snapshot.tokens, **reading(answers(
-            path, lambda n=number: load_snapshot(n)))})
     return rows

@@ -57,7 +57,7 @@ def cell(field: str, value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " to ".join(map(str, value))
     if isinstance(value, float) and field.startswith(PERCENT):
-        return f"{100 * value:.1f}%"
+        return f"{round(100 * value, 1) + 0.0:.1f}%"                # no minus before a zero
     if isinstance(value, float):
         return f"{value:.1f}" if field == "words" else f"{value:.3f}"
     return _number(value)
