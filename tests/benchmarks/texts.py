@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from picolm_lib.storyworld import COLORS, ELDERS, NAMES, PLACES
@@ -41,8 +42,13 @@ def distinct(texts: Sequence[str], n: int, length: int) -> float:
     No n-gram reaches from one text into the next. Source: Jiwei Li et al., "A Diversity-Promoting
     Objective Function for Neural Conversation Models", 2016.
     """
-    found = [gram for text in texts for gram in ngrams(words(text)[:length], n)]
+    found = [gram for text in texts for gram in _grams(text, n, length)]
     return len(set(found)) / len(found) if found else 0.0
+
+
+@lru_cache(maxsize=10_000)  # the jackknife asks for the same ones again and again
+def _grams(text: str, n: int, length: int) -> list[tuple[str, ...]]:
+    return ngrams(words(text)[:length], n)
 
 
 def repeated(sequence: Sequence[Any]) -> float:
