@@ -31,11 +31,16 @@ def machine() -> dict:
                 "torch", "transformers", "numpy", "tokenizers", "datasets")}}
 
 
-def write(name: str, rows: list[dict], **more: object) -> None:
-    """Writes the rows to results/<name>.json and prints them as a Markdown table."""
+def save(name: str, rows: list[dict], **more: object) -> None:
+    """Writes the rows to results/<name>.json, with the command and the machine."""
     command = " ".join(["python", "tests/benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
     result = {"command": command, "machine": machine(), **more, "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def write(name: str, rows: list[dict], **more: object) -> None:
+    """Saves the rows and prints them as a Markdown table."""
+    save(name, rows, **more)
     heads = list(dict.fromkeys(key for row in rows for key in row))
     print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for row in rows:
