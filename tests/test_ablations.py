@@ -191,21 +191,12 @@ def test_later_seeds_take_only_the_best_of_a_sweep():
     assert ablations.jobs(names, [0], 0, LINES[1:]) == [DEFAULT]
 
 
-def test_a_slow_variant_gets_fewer_tokens_in_equal_time(monkeypatch):
-    now = 0.0
-
-    class Slow:
-        batch_tokens = 10
-
-        def __init__(self, seconds: float) -> None:
-            self.seconds = seconds
-
-        def step(self) -> None:
-            nonlocal now
-            now += self.seconds
-
-    monkeypatch.setattr(ablations.time, "process_time", lambda: now)
-    assert ablations.seconds_per_token(Slow(1), Slow(4)) == pytest.approx(1 / 4)
+def test_a_slow_variant_gets_fewer_tokens_in_equal_time():
+    """Three default runs of 10 s in the middle, one of 40 s: a quarter of 240 batches of 1,024."""
+    lines = [line(DEFAULT, seed, 1.0, seconds) for seed, seconds in enumerate((10, 9, 30))]
+    lines.append(line("vocabulary 8,192", 0, 1.0, 40))
+    found = ablations.tokens_in_equal_time("vocabulary 8,192, equal time", ablations.CPU, lines)
+    assert found == 60 * 1_024
 
 
 def test_runs_are_kept_and_not_repeated(tmp_path, monkeypatch, capsys):

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,7 +40,6 @@ from picolm_lib.muon import MuonAdamW
 from picolm_lib.report import Report
 from picolm_lib.train import Trainer
 
-TIMED = 6  # steps of each side, to find out how long a token takes
 # Of the processes that train: one thread each, and memory that stays with them (glibc; 8% faster).
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_TOP_PAD_": str(2**28),
                "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
@@ -59,8 +59,8 @@ class Setting:
 
 CPU = Setting(PicoConfig(vocab_size=4_096, max_seq_len=256, n_layers=6, d_model=128),
               TrainConfig(tokenizer="bpe:4096", max_tokens=245_760, batch_size=4, evals=1))
-REPEATED = (DEFAULT, "no QK-norm", "no output gate", "flat MLP, as many parameters",
-            "N(0, 0.02) everywhere", "AdamW alone, rate 0.0005", "AdamW alone, rate 0.001")
+REPEATED = (DEFAULT, "no output gate", "flat MLP, as many parameters", "no sqrt(d)",
+            "AdamW alone, rate 0.0005", "AdamW alone, rate 0.001")
 SETTINGS = {
     "cpu": CPU,
     # As many tokens, but each story four times.
@@ -115,11 +115,6 @@ def make_trainer(name: str, setting: Setting, seed: int,
 def train(name: str, setting: Setting, seed: int, paths: Mapping[str, str]) -> dict[str, Any]:
     """Trains once; returns the line for the file."""
     trainer = make_trainer(name, setting, seed, paths)
-    if VARIANTS[name].equal_time:
-        ratio = seconds_per_token(make_trainer(DEFAULT, setting, seed, paths),
-                                  make_trainer(name, setting, seed, paths))
-        steps = round(setting.run.max_tokens * ratio / trainer.batch_tokens)
-        trainer.config = replace(trainer.config, max_tokens=steps * trainer.batch_tokens)
     used = time.process_time()
     while trainer.progress.tokens < trainer.config.max_tokens:
         trainer.step()
@@ -139,16 +134,12 @@ def _machine(trainer: Trainer) -> dict[str, Any]:
             "torch": about["torch"], "date": about["date"]}
 
 
-def seconds_per_token(default: Trainer, other: Trainer) -> float:
-    """The default's time per token over the other's, both taking turns."""
-    spent: dict[int, list[float]] = {0: [], 1: []}
-    for number in range(TIMED + 1):
-        for side, trainer in enumerate((default, other)):
-            started = time.process_time()
-            trainer.step()
-            if number:                                               # the first one is slow
-                spent[side].append((time.process_time() - started) / trainer.batch_tokens)
-    return median(spent[0]) / median(spent[1])
+def tokens_in_equal_time(name: str, setting: Setting, lines: Sequence[Mapping[str, Any]]) -> int:
+    """Tokens that a variant reads in the processor time of the default: whole batches."""
+    default, other = (median(line["processor_seconds"] for line in lines if line["variant"] == known)
+                      for known in (DEFAULT, VARIANTS[name].equal_time))
+    batch = setting.run.batch_size * setting.model.max_seq_len
+    return round(setting.run.max_tokens * default / other / batch) * batch
 
 
 def lines_path(setting: str) -> Path:
@@ -204,9 +195,15 @@ def main() -> None:
     paths, path = {"data": options.data, "smollm": options.smollm}, lines_path(label)
     os.environ.update(ENVIRONMENT)
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-        for seed in options.seeds:
-            running = [pool.submit(train, name, setting, seed, paths)
-                       for name in jobs(names, options.seeds, seed, read(path))]
+        # What is to take an equal time needs the times of the others first.
+        for seed, timed in [*product(options.seeds, [False]), *product(options.seeds, [True])]:
+            running = []
+            for name in jobs(names, options.seeds, seed, lines := read(path)):
+                if bool(VARIANTS[name].equal_time) == timed:
+                    tokens = tokens_in_equal_time(name, setting, lines) if timed else (
+                        setting.run.max_tokens)
+                    budget = replace(setting, run=replace(setting.run, max_tokens=tokens))
+                    running.append(pool.submit(train, name, budget, seed, paths))
             for done in as_completed(running):
                 append(path, done.result())
 

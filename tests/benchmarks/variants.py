@@ -41,8 +41,9 @@ class Variant:
     run: Mapping[str, Any] = field(default_factory=dict)
     """Fields of TrainConfig."""
     tokenizer: str = ""
-    equal_time: bool = False
-    """Trained for as long as the default takes, not for as many tokens."""
+    equal_time: str = ""
+    """Trained for as long as the default takes, not for as many tokens. How many that are is taken
+    from the runs of the variant of this name, which has as many tokens as the default."""
     sweep: str = ""
     """Variants that share this name differ in learning rates; only the best one counts."""
 
@@ -174,9 +175,11 @@ VARIANTS: dict[str, Variant] = {
     "no clipping": Variant("05", run={"grad_clip": 0.0}),
     "clipped to 0.1": Variant("05", run={"grad_clip": 0.1}),
     "vocabulary 8,192": Variant("01", tokenizer="bpe:8192"),
-    "vocabulary 8,192, equal time": Variant("01", tokenizer="bpe:8192", equal_time=True),
+    "vocabulary 8,192, equal time": Variant("01", tokenizer="bpe:8192",
+                                            equal_time="vocabulary 8,192"),
     "vocabulary 49,152 (SmolLM)": Variant("01", tokenizer=SMOLLM),
-    "vocabulary 49,152, equal time": Variant("01", tokenizer=SMOLLM, equal_time=True),
+    "vocabulary 49,152, equal time": Variant("01", tokenizer=SMOLLM,
+                                             equal_time="vocabulary 49,152 (SmolLM)"),
     # Learning rates are not in the original's description. It gets ours, times the best factor.
     **{f"{ORIGINAL}, rates x {factor}": Variant(
         "", shifted_pyramid, original, output_by_muon, cosine, _rates(factor), sweep=ORIGINAL)
