@@ -136,8 +136,9 @@ def _machine(trainer: Trainer) -> dict[str, Any]:
 
 def tokens_in_equal_time(name: str, setting: Setting, lines: Sequence[Mapping[str, Any]]) -> int:
     """Tokens that a variant reads in the processor time of the default: whole batches."""
-    default, other = (median(line["processor_seconds"] for line in lines if line["variant"] == known)
-                      for known in (DEFAULT, VARIANTS[name].equal_time))
+    default, other = (
+        median(line["processor_seconds"] for line in lines if line["variant"] == known)
+        for known in (DEFAULT, VARIANTS[name].equal_time))
     batch = setting.run.batch_size * setting.model.max_seq_len
     return round(setting.run.max_tokens * default / other / batch) * batch
 
