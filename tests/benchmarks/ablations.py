@@ -60,7 +60,7 @@ class Setting:
 CPU = Setting(PicoConfig(vocab_size=4_096, max_seq_len=256, n_layers=6, d_model=128),
               TrainConfig(tokenizer="bpe:4096", max_tokens=245_760, batch_size=4, evals=1))
 REPEATED = (DEFAULT, "no output gate", "flat MLP, as many parameters", "no sqrt(d)",
-            "AdamW alone, rate 0.00025", "AdamW alone, rate 0.0005")
+            "AdamW alone, rate 0.00025", "AdamW alone, rate 0.000125")
 SETTINGS = {
     "cpu": CPU,
     # As many tokens, but each story four times.

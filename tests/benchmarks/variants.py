@@ -168,7 +168,7 @@ VARIANTS: dict[str, Variant] = {
     **{f"{OUTPUT}, {name}": Variant("04", groups=partial(output_by_muon_at, rate), sweep=OUTPUT)
        for name, rate in (("its rate 0.01", "muon_lr"), ("its rate 0.036", "vector_lr"))},
     **{f"{ADAMW}, rate {rate}": Variant("04", groups=by_adamw, run={"muon_lr": rate}, sweep=ADAMW)
-       for rate in (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008)},
+       for rate in (0.00006, 0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008)},
     "cosine schedule": Variant("05", schedule=cosine),
     "step schedule": Variant("05", schedule=step_schedule),
     "no decay": Variant("05", run={"decay": 0.0}),
