@@ -148,16 +148,19 @@ def intervals(points: dict[str, tuple[float, float]], x: str, title: str, text: 
         color = "#777777" if abs(middle) <= half else RED if middle > 0 else BLUE
         axes.errorbar(middle, row, xerr=half, fmt="o", color=color, markersize=5, capsize=3,
                       markerfacecolor="white" if abs(middle) <= half else color, linewidth=1.4)
-    reach = 1.1 * max(abs(middle) + half for middle, half in points.values())
-    ticks = [0.0] + [sign * tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-                     for sign in (-1, 1)]
-    least = 1.1 * min(middle - half for middle, half in points.values())
+    far = [middle + side * half for middle, half in points.values() for side in (-1, 1)]
+    steps = (0.01, 0.02, 0.05, 0.2, 1.0)
+    ticks = [*(-step for step in steps[::-1]), 0.0, *steps]
+    left = max([tick for tick in ticks if tick <= min(far)], default=min(far))
+    right = min([tick for tick in ticks if tick >= max(far)], default=max(far))
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_xscale("symlog", linthresh=linear)
     axes.set_xticks(ticks, [f"{tick:+g}" if tick else "0" for tick in ticks], minor=False)
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(axis="x", labelsize=8)
     axes.set(xlabel=x, title=title, yticks=range(len(points)), yticklabels=list(points),
-             xlim=(min(least, -linear), max(reach, linear)), ylim=(len(points) - 0.4, -0.6))
+             ylim=(len(points) - 0.4, -0.6),
+             xlim=(1.1 * min(left, -linear), 1.1 * max(right, linear)))
     return finish(figure, text)
 
 
