@@ -12,7 +12,7 @@
 # **Before you start:** Python, and a little PyTorch (tensors, `nn.Module`). Notebook 01 is not
 # needed.
 #
-# **Time:** about 3 minutes to run on two CPU cores, 1 minute on a T4 (an estimate), an hour to
+# **Time:** about 1 minute to run on two CPU cores, 1 minute on a T4 (an estimate), an hour to
 # read.
 #
 # {neighbors}

@@ -12,7 +12,7 @@
 # **Before you start:** Python, and a little PyTorch (tensors, autograd, `nn.Module`). Attention is
 # explained in notebook 02; here you only need to know that it mixes tokens.
 #
-# **Time:** about 3 minutes to run on two CPU cores, 1 minute on a T4 (an estimate), an hour to read.
+# **Time:** half a minute to run on two CPU cores, half a minute on a T4 (an estimate), an hour to read.
 #
 # {neighbors}
 

@@ -12,7 +12,7 @@
 # **Before you start:** Python, and a little PyTorch (tensors, autograd, `nn.Module`). The model is that
 # of notebooks 02 and 03; here you only need to know that it is made of matrices.
 #
-# **Time:** about 4 minutes to run on two CPU cores, 2 minutes on a T4 (an estimate), an hour to
+# **Time:** about 2 minutes to run on two CPU cores, 1 minute on a T4 (an estimate), an hour to
 # read.
 #
 # {neighbors}
@@ -826,7 +826,7 @@ duel_pictures.draw_race(equal_tokens, equal_seconds, per_step)
 # difference is more than luck.*
 #
 # When this notebook was built, Muon won the short race by a wide margin: about 0.74 bits per byte against
-# 0.97 at equal tokens. Its step took up to a tenth longer, it depends on the machine, and AdamW could not
+# 0.97 at equal tokens. Its step took up to a sixth longer, it depends on the machine, and AdamW could not
 # make enough of that time: at equal seconds it came to between 0.92 and 0.96. The bands were far apart, so
 # it was not luck. At the first point, after 16 steps, both were level.
 #
