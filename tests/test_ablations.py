@@ -232,6 +232,7 @@ def test_what_the_course_shows_is_what_was_run():
         assert evidence.markdown(evidence.effects(regime)) in (
             ablations.RESULTS / "ablations.md").read_text()
         assert min(e.seeds for e in evidence.effects(regime)) >= 3
+    assert evidence.markdown(evidence.effects("cpu")) in (ROOT / "README.md").read_text()
     text = headline.table(ablations.read(headline.LINES))
     assert text in (ablations.RESULTS / "headline.md").read_text()
 
