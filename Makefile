@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
-#   make train   sets up, trains the nano model, tells a story
+#   make train   sets up, trains the nano model, writes a story
 #   make test    sets up, runs the tests and every notebook
 # Both make .venv by themselves when it is missing.
 
@@ -9,18 +9,24 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 COLAB := .venv-colab
 COLAB_READY := $(COLAB)/.ready
+LOWEST := .venv-lowest
+LOWEST_READY := $(LOWEST)/.ready
 LM_EVAL := .venv-lm-eval
 LM_EVAL_READY := $(LM_EVAL)/.ready
 
-.PHONY: train test test-browser test-faults test-colab test-lm-eval unit notebook-tests lint \
+.PHONY: train test test-browser test-faults test-solved \
+  test-lowest test-colab test-lm-eval unit notebook-tests lint types \
   notebooks course slug assets clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume
 
-test: lint unit notebook-tests
+test: lint types unit notebook-tests
 
-# Two at a time, each with one thread: for tensors this small, threads only wait for each other.
+# Of `make test-lowest`: its CPU build is at hand wherever tests/constraints.txt can be installed.
+TORCH ?= torch==2.13.0
+
+# Two processes, each with one thread: for tensors this small, threads only wait for each other.
 TWO := --numprocesses 2 --dist loadfile
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO)
 NOTEBOOKS := --nbval-lax --nbval-current-env --nbval-cell-timeout=300 notebooks/*.ipynb
@@ -32,24 +38,32 @@ unit: $(READY)
 notebook-tests: $(READY)
 	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(PYTEST) $(NOTEBOOKS)
 
-# Sliders in JupyterLab and a browser without a window; what was seen lands in build/browser.
+# Every notebook with all of its exercises solved.
+test-solved: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/notebooks/solved
+
+# Sliders in JupyterLab and a headless browser; its screenshots are in build/browser.
 test-browser: $(READY)
 	$(BIN)/python -m pytest tests/browser
 
-# Runs of the real command that are killed, stopped, and out of disk at any moment.
+# Runs of the real command that are killed, stopped, or out of disk space at any moment.
 test-faults: $(READY)
 	$(PYTEST) tests/faults
+
+# The unit tests on the lowest versions that pyproject.toml allows.
+test-lowest: $(LOWEST_READY)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(TWO)
 
 # What Colab has, the package on top as the set-up cell installs it, and all tests on these. `pytest`
 # and not `python -m pytest`, which would take the package from this folder.
 COLAB_PYTEST := OMP_NUM_THREADS=1 $(COLAB)/bin/pytest $(TWO)
 
 test-colab: $(COLAB_READY)
-	$(COLAB)/bin/python tests/colab.py
+	$(COLAB)/bin/python tests/colab/colab_environment.py
 	PICOLM_PRESET=smoke HF_HUB_OFFLINE=1 $(COLAB_PYTEST) $(NOTEBOOKS)
 	$(COLAB_PYTEST)
 
-# lm_eval scores the exported model, offline and where picolm_lib is not, as picolm_lib does.
+# lm_eval scores the exported model, offline and without picolm_lib, and must agree with picolm_lib.
 # In tasks of perplexity it puts the end of text before each text itself, hence the two runs.
 LM_EVAL_RUN := HF_HUB_OFFLINE=1 HF_HOME=build/lm_eval/hf PYTHONPATH= OMP_NUM_THREADS=1 \
   LMEVAL_LOG_LEVEL=ERROR $(LM_EVAL)/bin/lm_eval --model hf --device cpu --batch_size 8 \
@@ -81,9 +95,12 @@ slug: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 
+types: $(READY)
+	$(BIN)/python -m mypy
+
 # The bundled tokenizer and nano model. Takes about ten minutes.
 assets: $(READY)
-	$(BIN)/python -m picolm_lib.bundle
+	$(BIN)/picolm bundle
 
 $(READY): pyproject.toml requirements.txt tests/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -94,12 +111,19 @@ $(READY): pyproject.toml requirements.txt tests/constraints.txt
 	  --requirement requirements.txt --constraint tests/constraints.txt
 	@touch $(READY)
 
+$(LOWEST_READY): pyproject.toml tests/lowest.txt
+	@echo "setting up $(LOWEST) (once; a few minutes, most of them PyTorch)"
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --requirement requirements.txt $(TORCH) --constraint tests/lowest.txt
+	@touch $(LOWEST_READY)
+
 # The list is complete, as a freeze is, so pip need not look for more.
-$(COLAB_READY): tests/constraints-colab.txt
+$(COLAB_READY): tests/colab/constraints.txt
 	@echo "setting up $(COLAB) (once; a few minutes, most of them PyTorch)"
 	@$(PYTHON) -m venv --clear $(COLAB)
 	@$(COLAB)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	  --requirement tests/constraints-colab.txt
+	  --requirement tests/colab/constraints.txt
 	@touch $(COLAB_READY)
 
 $(LM_EVAL_READY): tests/lm_eval/requirements.txt tests/constraints.txt
@@ -110,4 +134,4 @@ $(LM_EVAL_READY): tests/lm_eval/requirements.txt tests/constraints.txt
 	@touch $(LM_EVAL_READY)
 
 clean:
-	rm -rf $(VENV) $(COLAB) $(LM_EVAL) runs build *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(COLAB) $(LM_EVAL) runs build *.egg-info

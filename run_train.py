@@ -1,7 +1,6 @@
-"""Trains PicoLM: python run_train.py --help"""
+"""Trains PicoLM, as `picolm train` does: python run_train.py --help"""
 
-from picolm_lib.cli import run_command
-from picolm_lib.commands.train import train_command
+from picolm_lib.commands.main import run_command, subcommand
 
 if __name__ == "__main__":
-    run_command(train_command)
+    run_command(lambda argv: subcommand("train", argv, "run_train.py"))

@@ -1,12 +1,12 @@
-"""Makes the notebooks from their sources: notebooks/src/*.py are what people edit.
+"""Builds the notebooks from their sources: notebooks/src/*.py are the files to edit.
 
-    python notebooks/build.py                   # build, execute and keep the outputs
+    python notebooks/build.py                   # build, run, and store the outputs
     python notebooks/build.py 02                # only this one
-    python notebooks/build.py --keep-outputs    # new text, old outputs; for words, not for code
+    python notebooks/build.py --keep-outputs    # new text, old outputs; only if no code changed
     python notebooks/build.py --slug owner/name # move the course to a fork
 
-The address of the repository stands in pyproject.toml and nowhere else. Badges, links and the
-set-up cell are made from it here, and so are the README's table and links.
+The repository's address is in pyproject.toml and nowhere else. Badges, links and the set-up cell
+are made from it here, and so are the links of README.md and CITATION.cff.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
+LINKING = ("README.md", "CITATION.cff")
 SOURCES = sorted((FOLDER / "src").glob("[0-9][0-9]_*.py"))
 CELL_SECONDS = 300
 VIEW = "application/vnd.jupyter.widget-view+json"
+# Without the file's ending, nbconvert writes a script into a text file.
+LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python",
+            "pygments_lexer": "ipython3", "codemirror_mode": {"name": "ipython", "version": 3}}
 SETUP = '''\
 import sys
 
@@ -40,7 +44,7 @@ if "google.colab" in sys.modules:
 from picolm_lib.course.start import start
 
 start(seed=0)'''
-ADDRESS = re.compile(r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\")\s]|$)")
+ADDRESS = re.compile(r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\")\s`]|$)")
 
 
 def slug() -> str:
@@ -78,10 +82,11 @@ def render(source: Path) -> NotebookNode:
     notebook = jupytext.read(source, fmt="py:percent")
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python",
                                         "name": "python3"},
-                         "language_info": {"name": "python"}}
+                         "language_info": LANGUAGE}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:03d}"
-        cell.metadata.pop("lines_to_next_cell", None)  # jupytext's, about blank lines in the source
+        # Jupytext's note on blank lines in the source.
+        cell.metadata.pop("lines_to_next_cell", None)
         if "setup" in cell.metadata.get("tags", []):
             cell.source = SETUP.format(slug=slug())
         elif cell.cell_type == "markdown":
@@ -91,24 +96,24 @@ def render(source: Path) -> NotebookNode:
 
 
 def execute(notebook: NotebookNode) -> None:
-    """Runs all cells in place. Live sliders are left out of the outputs, their pictures stay."""
+    """Runs all cells in place. Live sliders are removed from the outputs; their pictures stay."""
     os.environ.setdefault("PICOLM_PRESET", "nano")
     client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3",
                             resources={"metadata": {"path": str(FOLDER)}}, record_timing=False,
                             store_widget_state=False, extra_arguments=["--log-level=ERROR"])
     client.execute()
     notebook.metadata.pop("widgets", None)
-    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata["language_info"] = LANGUAGE
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(VIEW, None)
 
 
 def carry_outputs(old: NotebookNode, new: NotebookNode) -> None:
-    """Takes over the outputs of code cells whose code is the same; the set-up cell counts so too.
+    """Copies the outputs of unchanged code cells; the set-up cell always counts as unchanged.
 
     Raises:
-        SystemExit: a cell of code has changed, so its output would lie.
+        SystemExit: a code cell has changed, so its output would be wrong.
     """
     was = [cell for cell in old.cells if cell.cell_type == "code"]
     now = [cell for cell in new.cells if cell.cell_type == "code"]
@@ -116,11 +121,11 @@ def carry_outputs(old: NotebookNode, new: NotebookNode) -> None:
         if before.source == after.source or "setup" in after.metadata.get("tags", []):
             after.outputs, after.execution_count = before.outputs, before.execution_count
     if len(was) != len(now) or not all(cell.execution_count for cell in now):
-        sys.exit("error: cells of code have changed; run them: python notebooks/build.py")
+        sys.exit("error: code cells have changed; run them: python notebooks/build.py")
 
 
 def build(source: Path, keep_outputs: bool) -> None:
-    """Writes one notebook, and the picture that the README shows of it."""
+    """Writes one notebook, and its picture for the README."""
     path, started = FOLDER / f"{source.stem}.ipynb", time.monotonic()
     notebook = render(source)
     if keep_outputs:
@@ -149,8 +154,8 @@ def cover(notebook: NotebookNode, source: Path) -> None:
                 base64.b64decode(pictures[0]["image/png"]))
 
 
-def readme(text: str) -> str:
-    """The README with its badges and addresses as they should be."""
+def relink(text: str) -> str:
+    """A text with its badges and addresses updated."""
     text = ADDRESS.sub(lambda found: found[0] if found[1] == slug() else f"github.com/{slug()}",
                        text)
     text = re.sub(r"(?<=\.git && cd )\S+", slug().split("/")[1], text)
@@ -161,7 +166,7 @@ def readme(text: str) -> str:
 def move(new: str) -> None:
     """Writes another address into pyproject.toml."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", new):
-        sys.exit(f"error: {new!r} is no owner/name.")
+        sys.exit(f"error: {new!r} is not of the form owner/name.")
     path = ROOT / "pyproject.toml"
     path.write_text(path.read_text().replace(f"github.com/{slug()}", f"github.com/{new}"))
 
@@ -169,8 +174,8 @@ def move(new: str) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="beginnings of names, such as 02; none means all")
-    parser.add_argument("--keep-outputs", action="store_true", help="do not execute")
+    parser.add_argument("names", nargs="*", help="such as 02; omit them to build all")
+    parser.add_argument("--keep-outputs", action="store_true", help="do not run the cells")
     parser.add_argument("--slug", help="owner/name of the repository on GitHub")
     options = parser.parse_args()
     if options.slug:
@@ -180,8 +185,8 @@ def main() -> None:
         sys.exit(f"error: no notebook begins with {' or '.join(options.names)}.")
     for source in chosen:
         build(source, keep_outputs=options.keep_outputs or bool(options.slug))
-    path = ROOT / "README.md"
-    path.write_text(readme(path.read_text()))
+    for name in LINKING:
+        (ROOT / name).write_text(relink((ROOT / name).read_text()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The model card: what a reader of the Hub is told about a model, from the run's own numbers."""
+"""The model card of an export, written from the run's own numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from importlib.metadata import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picolm_lib.checkpoint import BUNDLED_RUN, RunConfig
-from picolm_lib.model import PicoLM, count_parameters
-from picolm_lib.report import read_metrics
-from picolm_lib.sampling import SampleConfig, tell
-from picolm_lib.snapshots import history
+from picolm_lib.config import SampleConfig
+from picolm_lib.model.picolm import PicoLM, count_parameters
+from picolm_lib.sampling import stream_text
+from picolm_lib.train.checkpoint import RunConfig, run_folder
+from picolm_lib.train.metrics import read_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,24 +27,24 @@ A small language model of {parameters:,} parameters, trained with [Simple-PicoLM
 
 {scores}
 
-What it tells, unselected (seed {seed}, temperature {temperature}, min-p {min_p}):
+A story that it wrote, not selected (seed {seed}, temperature {temperature}, min-p {min_p}):
 
 {story}
 
 ## What it is not
 
-- It knows its training text and nothing else. It takes no instructions and answers no questions.
-- It makes things up, also about its own story: names, colors and places may change on the way.
-- It repeats what stands in its training text, with all errors and prejudices. Nobody has
-  checked it for safety.
-- It reads {context:,} tokens at most, the new ones included.
+- It knows its training text and nothing else. It follows no instructions and answers no questions.
+- It makes things up, even about its own story: names, colors and places may change within it.
+- It repeats what its training text says, with all its errors and biases. No one has checked it for
+  safety.
+- Its context is {context:,} tokens, including those that it generates.
 
 ## How to use it
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-name = "{name}"  # this folder, or where it is on the Hub
+name = "{name}"  # this folder, or its id on the Hub
 tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=True)
 model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=True)
 prompt = tokenizer({quoted}, return_tensors="pt")
@@ -52,14 +52,14 @@ print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))
 ```
 
 `trust_remote_code=True` runs the Python files of this folder. They are short: read them first.
-You can leave it away where the package is installed (`pip install git+{home}`) and imported
-(`import picolm_lib.hf`).
+Omit it where the package is installed (`pip install git+{home}`) and imported
+(`import picolm_lib.model.hf`).
 
 ## How it was trained
 
 | | |
 |---|---|
-| blocks, width, heads (of them for keys) | {n_layers}, {d_model}, {n_heads} ({n_kv_heads}) |
+| blocks, width, query heads, KV heads | {n_layers}, {d_model}, {n_heads}, {n_kv_heads} |
 | vocabulary, context | {vocab_size:,} tokens, {context:,} tokens |
 {training}
 | optimizer | Muon ({muon_lr:g}) and AdamW ({adamw_lr:g}; norms and biases {vector_lr:g}) |
@@ -67,7 +67,7 @@ You can leave it away where the package is installed (`pip install git+{home}`) 
 
 ## License
 
-None is named here. Add one before you publish, and look at that of the training text.
+No license is chosen here. Add one before you publish, and check that of the training text.
 """
 
 
@@ -76,11 +76,11 @@ def model_card(name: str, run: str | Path, model: PicoLM, tokenizer: PreTrainedT
     """The text of README.md, in the Hub's format.
 
     Args:
-        name: what the model is called.
-        run: the run's folder, or "bundled"; its last evaluation is what the card says.
+        name: the name of the model.
+        run: the run's folder, or "bundled"; the card reports its last evaluation.
     """
     sample, seed = SampleConfig(), config.train.seed
-    story = "".join(tell(model, tokenizer, config.train.prompt, sample, seed))
+    story = "".join(stream_text(model, tokenizer, config.train.prompt, sample, seed))
     return _head(config) + TEXT.format(**{
         **vars(config.train), **vars(config.model), "name": name, "home": _home(), "seed": seed,
         "parameters": count_parameters(model), "data": _data(config.train.data),
@@ -96,14 +96,12 @@ def last_scores(run: str | Path) -> dict[str, Any] | None:
     Returns:
         At least `tokens` (trained on so far), `step`, `loss` in nats, and `bits_per_byte`.
     """
-    if run == "bundled" or Path(run) == BUNDLED_RUN:  # its metrics are not kept, but these are
-        return vars(history().snapshots[-1])
-    evaluations = [m for m in read_metrics(Path(run)) if m["kind"] == "evaluation"]
+    evaluations = [m for m in read_metrics(run_folder(run)) if m["kind"] == "evaluation"]
     return evaluations[-1] if evaluations else None
 
 
 def _head(config: RunConfig) -> str:
-    """What the Hub's search finds it by."""
+    """The metadata by which the Hub finds a model."""
     from huggingface_hub import ModelCardData
 
     on_the_hub = _data(config.train.data).startswith("[")
@@ -113,7 +111,7 @@ def _head(config: RunConfig) -> str:
 
 
 def _data(data: str) -> str:
-    """What it was trained on. Names of local files are nobody's business."""
+    """What it was trained on. The names of local files stay private."""
     if data == "storybook":
         return "the Storybook (stories that Simple-PicoLM writes itself)"
     if Path(data).exists() or data.count("/") > 1 or Path(data).suffix:
@@ -123,7 +121,7 @@ def _data(data: str) -> str:
 
 def _scores(last: dict[str, Any] | None) -> str:
     if last is None:
-        return "Nobody knows: it was exported before its first evaluation."
+        return "It was exported before its first evaluation, so there are no scores."
     of = f"{last['predicted']:,} tokens of " if "predicted" in last else ""
     return (f"Measured on {of}documents that it was not trained on:\n\n"
             "| loss (nats per token) | perplexity | bits per byte |\n|---|---|---|\n"
@@ -140,6 +138,6 @@ def _training(last: dict[str, Any] | None, config: RunConfig) -> str:
 
 
 def _home() -> str:
-    """The repository's address, which stands in pyproject.toml."""
+    """The repository's address, from pyproject.toml."""
     addresses = metadata("simple-picolm").get_all("Project-URL") or []
     return next(line.split(", ")[1] for line in addresses if line.startswith("Repository"))

@@ -4,7 +4,7 @@ Loss and perplexity count per token, so they change with the tokenizer: a larger
 fewer, harder guesses. Bits per byte divides by what does not change, the bytes of the text. It is
 the only number here that compares across tokenizers.
 
-    python -m picolm_lib.evaluate --run runs/nano
+    picolm evaluate --run runs/nano
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from picolm_lib.batches import in_order
-from picolm_lib.data import TokenFile
-from picolm_lib.doctor import Numerics
-from picolm_lib.loss import IGNORE
-from picolm_lib.model import PicoLM
-from picolm_lib.storybook import Question
-from picolm_lib.tokenizer import encode
+from picolm_lib.data.batches import sequential_batches
+from picolm_lib.data.token_file import TokenFile
+from picolm_lib.data.tokenizer import encode
+from picolm_lib.device import Precision
+from picolm_lib.model.loss import CHUNK_ROWS, IGNORE
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.storybook.story import Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-ROWS = 512  # rows of logits at a time, as in loss.py
 
 
 @dataclass(frozen=True)
@@ -47,26 +45,30 @@ class Scores:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): between how many equally likely tokens the model hesitates."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf  # as float64 has it
+        """exp(loss): the number of equally likely tokens that would be as uncertain."""
+        # float64 overflows at exp(710).
+        return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
 @torch.no_grad()
-def evaluate(model: PicoLM, text: TokenFile, numerics: Numerics, limit: int | None = None,
+def evaluate(model: PicoLM, text: TokenFile, precision: Precision, limit: int | None = None,
              batch_size: int = 16) -> Scores:
     """Scores every token of a text once, in windows of the model's context length.
 
     Args:
+        text: the token file, made with the model's tokenizer.
         limit: stop after this many tokens.
         batch_size: windows per forward pass.
     """
     nats, hits, number = 0.0, 0, 0
-    for inputs, targets in in_order(text.tokens, model.config.max_seq_len, batch_size, limit):
-        with numerics.autocast():
-            states = model.hidden(inputs.to(numerics.device)).flatten(0, 1)      # (B * T, D)
-            for x, t in zip(states.split(ROWS), targets.flatten().split(ROWS), strict=True):
-                t = t.to(numerics.device)
-                logits = model.output(x).float()                                 # (ROWS, V)
+    windows = sequential_batches(text.tokens, model.config.max_seq_len, batch_size, limit)
+    for inputs, targets in windows:
+        with precision.autocast():
+            states = model.hidden(inputs.to(precision.device)).flatten(0, 1)      # (B * T, D)
+            chunks = targets.flatten().split(CHUNK_ROWS)                         # (R,) each
+            for x, t in zip(states.split(CHUNK_ROWS), chunks, strict=True):
+                t = t.to(precision.device)
+                logits = model.output(x).float()                                 # (R, V)
                 nats += F.cross_entropy(logits, t, ignore_index=IGNORE, reduction="sum").item()
                 hits += (logits.argmax(-1) == t).sum().item()
                 number += (t != IGNORE).sum().item()
@@ -83,12 +85,12 @@ class Meter:
     chance: float
     """What guessing scores."""
     ceiling: float
-    """What the stories themselves score: the share that really go on with the answer."""
+    """What the stories themselves score: the share that really continue with the answer."""
     questions: int
 
 
 def hallucination_meter(model: PicoLM, tokenizer: PreTrainedTokenizerFast,
-                        questions: Sequence[Question], numerics: Numerics) -> dict[str, Meter]:
+                        questions: Sequence[Question], precision: Precision) -> dict[str, Meter]:
     """The share of a story's facts that a model keeps.
 
     Each question is the beginning of a story and a few continuations, one of them true: whose
@@ -101,42 +103,39 @@ def hallucination_meter(model: PicoLM, tokenizer: PreTrainedTokenizerFast,
     answers = defaultdict(list)                                      # kind -> (kept, chance, true)
     for question in questions:
         options = (question.answer, *question.others)
-        scores = continuation_logprobs(model, tokenizer, question.prompt, options, numerics)
+        scores = continuation_logprobs(model, tokenizer, question.prompt, options, precision)
         if scores:
             answer = (scores[0] > max(scores[1:]), 1 / len(options),
                       question.story.startswith(question.prompt + question.answer))
             answers[question.kind].append(answer)
             answers["all"].append(answer)
-    return {kind: Meter(*(sum(column) / len(rows) for column in zip(*rows, strict=True)), len(rows))
-            for kind, rows in sorted(answers.items())}
+    meters = {}
+    for kind, rows in sorted(answers.items()):
+        kept, chance, ceiling = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+        meters[kind] = Meter(kept, chance, ceiling, len(rows))
+    return meters
 
 
 @torch.no_grad()
 def continuation_logprobs(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
-                          options: Sequence[str], numerics: Numerics) -> list[float]:
+                          options: Sequence[str], precision: Precision) -> list[float]:
     """Log-probability in nats of each continuation of a prompt.
 
     Returns:
-        One number per option; none at all where the text is longer than the model's context.
+        One number per option; an empty list if the text is longer than the model's context.
     """
     start, *tails = encode(tokenizer, [prompt, *options])
     start = [tokenizer.eos_token_id, *start]
     longest = len(start) + max(map(len, tails))
     if longest - 1 > model.config.max_seq_len:
         return []
-    rows = torch.zeros(len(tails), longest, dtype=torch.long)        # causal: padding at the right
-    for row, tail in zip(rows, tails, strict=True):                  # changes nothing before it
+    # The model is causal, so padding on the right changes nothing before it.
+    rows = torch.zeros(len(tails), longest, dtype=torch.long)
+    for row, tail in zip(rows, tails, strict=True):
         row[:len(start) + len(tail)] = torch.tensor(start + tail)
-    rows = rows.to(numerics.device)
-    with numerics.autocast():
+    rows = rows.to(precision.device)
+    with precision.autocast():
         logprobs = model(rows[:, :-1]).log_softmax(-1)               # (options, longest - 1, V)
     picked = logprobs.gather(2, rows[:, 1:, None])[..., 0]           # (options, longest - 1)
     return [picked[i, len(start) - 1:len(start) - 1 + len(tail)].sum().item()
             for i, tail in enumerate(tails)]
-
-
-if __name__ == "__main__":
-    from picolm_lib.cli import run_command
-    from picolm_lib.commands.evaluate import evaluate_command
-
-    run_command(evaluate_command)

@@ -1,4 +1,4 @@
-"""From logits to text: filters, the draw of a token, and a loop with a KV cache.
+"""From logits to text: filters, the choice of a token, and a loop over the model with a KV cache.
 
 Each filter is a pure function on (B, V) logits that sets what it rejects to minus infinity. They
 run in this order: repetition penalty, temperature, top-k, top-p, min-p.
@@ -12,53 +12,20 @@ Controllable Generation", 2019, for the repetition penalty.
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from picolm_lib.config import PicoConfig, PicoError, check_types
-from picolm_lib.decode import Decoder
-from picolm_lib.model import PicoLM
-from picolm_lib.tokenizer import encode
+from picolm_lib.config import PicoConfig, PicoError, SampleConfig
+from picolm_lib.data.tokenizer import decode, encode
+from picolm_lib.model.attention import KVCache
+from picolm_lib.model.picolm import PicoLM
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 REJECTED = float("-inf")
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How the next token is chosen."""
-
-    temperature: float = 0.8
-    """Divides the logits: below 1 bolder, above 1 wilder; 0 always takes the likeliest token."""
-    top_k: int = 0
-    """Keep this many of the likeliest tokens (0: all)."""
-    top_p: float = 1.0
-    """Keep the likeliest tokens that together hold this probability (1: all)."""
-    min_p: float = 0.05
-    """Keep tokens at least this fraction as likely as the likeliest one (0: all)."""
-    repetition_penalty: float = 1.0
-    """Makes tokens that were there already this many times less likely (1: off)."""
-    max_new_tokens: int = 400
-    """Stop after this many tokens, or at the end of the story, or where the context is full."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name, holds, rule in (
-                ("temperature", self.temperature == 0 or 1e-3 <= self.temperature <= 1e3,
-                 "0 (greedy) or between 0.001 and 1,000"),
-                ("top_k", self.top_k >= 0, "0 (off) or above"),
-                ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-                ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
-                ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100,
-                 "between 0.01 and 100"),
-                ("max_new_tokens", self.max_new_tokens > 0, "above 0")):
-            if not holds:
-                raise PicoError(f"{name} must be {rule}, not {getattr(self, name)}.")
 
 
 def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -119,12 +86,13 @@ def filter_logits(logits: Tensor, seen: Tensor, config: SampleConfig) -> Tensor:
     return logits
 
 
-def draw(logits: Tensor, config: SampleConfig, generator: torch.Generator | None = None) -> Tensor:
+def sample_next_token(logits: Tensor, config: SampleConfig,
+                      generator: torch.Generator | None = None) -> Tensor:
     """(B,) token ids from (B, V) filtered logits; the likeliest ones at temperature 0."""
     if config.temperature == 0:
         return logits.argmax(dim=-1)
     # The probabilities are laid end to end on a line from 0 to 1, and a point falls on it. On the
-    # CPU, so that one seed tells one story on every device.
+    # CPU, so that one seed gives one text on every device.
     ends = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)  # (B, V)
     point = torch.rand(len(ends), 1, generator=generator, dtype=torch.float64)
     return torch.searchsorted(ends / ends[:, -1:], point, right=True)[:, 0].to(logits.device)
@@ -133,13 +101,17 @@ def draw(logits: Tensor, config: SampleConfig, generator: torch.Generator | None
 @torch.inference_mode()
 def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | None = None,
              seed: int | None = None) -> Generator[Tensor, None, str]:
-    """Continues prompts of equal length, one token at a time, in the dtype of the model's weights.
+    """Continues prompts of equal length, one token at a time, with the model as it is.
+
+    Every token is a call of `model(tokens, cache)`, so whatever was changed in the model is heard.
+    Where each block keeps its own keys and values, a call reads only what is new; else it reads the
+    whole text again. Parts other than attention must treat each token alone.
 
     Args:
         prompt: (B, T) token ids.
-        stop: id of the end of text. A sequence that reached it goes on with this id; the loop ends
-            when all have.
-        seed: of the draws; None draws anew every time.
+        stop: id of the end of text. A sequence that has reached it is filled with this id; the loop
+            ends when all have.
+        seed: of the random choices; None makes other choices every time.
 
     Yields:
         (B,) token ids.
@@ -148,36 +120,47 @@ def generate(model: PicoLM, prompt: Tensor, config: SampleConfig, stop: int | No
         Why it ended: "end of text", "max_new_tokens", or "context" where that is full.
 
     Raises:
-        PicoError: the prompt is empty or leaves no room in the context, or the model's numbers
-            overflow.
+        PicoError: the prompt is empty or leaves no room in the context, or the model's logits are
+            not finite.
     """
-    weight, context = model.embedding.weight, model.config.max_seq_len
-    batch, length = prompt.shape
+    context, length = model.config.max_seq_len, prompt.shape[1]
     _check_length(length, context)
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
     new_tokens = min(config.max_new_tokens, context - length)
-    decoder = Decoder(model, batch, length + new_tokens)
-    seen = prompt.to(weight.device)
-    ended = torch.zeros(batch, dtype=torch.bool, device=weight.device)
-    for number in range(new_tokens):
-        logits = decoder.next(seen[:, -1]) if number else decoder.read(seen)  # (B, V)
+    seen = prompt.to(model.embedding.weight.device)                  # (B, S)
+    ended = torch.zeros(len(seen), dtype=torch.bool, device=seen.device)
+    cache = KVCache(length + new_tokens) if _keeps_all_keys(model, seen) else None
+    for _ in range(new_tokens):
+        unread = seen if cache is None else seen[:, cache.get_seq_length():]
+        logits = model(unread, cache)[:, -1]                         # (B, V)
         if not logits.sum().isfinite():
             raise PicoError("the model's logits are not finite: its weights have grown too large; "
                             "take an earlier checkpoint or another run.")
-        token = draw(filter_logits(logits, seen, config), config, generator)
+        token = sample_next_token(filter_logits(logits, seen, config), config, generator)
         if stop is not None:
             token = token.where(~ended, stop)
             ended = ended | (token == stop)
         yield token
         if ended.all():
             return "end of text"
-        seen = torch.cat((seen, token[:, None]), dim=1)              # (B, S)
+        seen = torch.cat((seen, token[:, None]), dim=1)
     return "context" if new_tokens < config.max_new_tokens else "max_new_tokens"
 
 
+def _keeps_all_keys(model: PicoLM, tokens: Tensor) -> bool:
+    """Whether a pass over two tokens leaves the keys and values of both in the cache, per block.
+
+    Not so where an attention layer ignores the cache, or two layers share one place in it.
+    """
+    n_layers = len(model.blocks)
+    cache = KVCache(max_len=8 * n_layers)
+    model(tokens[:, :1].repeat(1, 2), cache)
+    return cache.lengths == dict.fromkeys(range(n_layers), 2)
+
+
 def prompt_ids(config: PicoConfig, tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
-    """Token ids of an end of text and the prompt: the model has learned that a story follows one.
+    """Token ids of an end of text and the prompt: the model has learned that a text follows one.
 
     Raises:
         PicoError: they leave no room in the model's context.
@@ -193,27 +176,30 @@ def _check_length(length: int, context: int) -> None:
                         f"model's context holds {context}; shorten the prompt.")
 
 
-def tell(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str, config: SampleConfig,
-         seed: int | None = None) -> Generator[str, None, str]:
-    """A story that begins with `prompt`, piece by piece as it is made; the prompt comes first.
+def stream_text(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
+                config: SampleConfig, seed: int | None = None) -> Generator[str, None, str]:
+    """A text that begins with `prompt`, piece by piece as it is generated; the prompt comes first.
 
     A character of several bytes can be spread over several tokens, so a piece waits until its last
     character is whole.
 
     Returns:
         Why it ended, as `generate` does.
+
+    Raises:
+        PicoError: as `generate` does.
     """
     ids = prompt_ids(model.config, tokenizer, prompt)
-    told = tokenizer.decode(ids, skip_special_tokens=True)
+    shown = decode(tokenizer, ids)
     tokens = generate(model, torch.tensor([ids]), config, tokenizer.eos_token_id, seed)
     yield prompt
     while True:
         try:
-            ids.append(next(tokens).item())
+            ids.append(int(next(tokens)))
         except StopIteration as end:
-            yield tokenizer.decode(ids, skip_special_tokens=True)[len(told):]
+            yield decode(tokenizer, ids)[len(shown):]
             return end.value
-        text = tokenizer.decode(ids, skip_special_tokens=True)
+        text = decode(tokenizer, ids)
         if not text.endswith("\ufffd"):
-            yield text[len(told):]
-            told = text
+            yield text[len(shown):]
+            shown = text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +14,9 @@ import pytest
 import torch
 
 from picolm_lib.config import PicoConfig, PicoError, TrainConfig
-from picolm_lib.course.checks import Exercise
-from picolm_lib.course.widgets import Playground
-from picolm_lib.data import Count, TokenFile
-from picolm_lib.tokenizer import encode, train_bpe
-from picolm_lib.train import Trainer
+from picolm_lib.data.token_file import TokenCounts, TokenFile
+from picolm_lib.data.tokenizer import encode, train_bpe
+from picolm_lib.train.trainer import Trainer
 
 torch.set_num_threads(1)  # for tensors this small, more threads only wait for each other
 
@@ -72,7 +70,7 @@ def seal(path: Path) -> bytes:
 
 @lru_cache
 def bpe(vocab_size: int = 300):
-    """A BPE trained on the little stories; of size 257 it has the bytes and no merges."""
+    """A BPE trained on the little stories; of size 262 it has the bytes and no merges."""
     return train_bpe(STORIES, vocab_size)
 
 
@@ -81,7 +79,7 @@ def token_file(texts: list[str], vocab_size: int = 300) -> TokenFile:
     ids = [0]  # the end of text is the first token of our BPEs
     for text in encode(bpe(vocab_size), texts):
         ids += [*text, 0]
-    count = Count(len(texts), sum(len(text.encode()) for text in texts), len(ids))
+    count = TokenCounts(len(texts), sum(len(text.encode()) for text in texts), len(ids))
     return TokenFile(np.array(ids, dtype=np.uint16), count)
 
 
@@ -100,29 +98,3 @@ def tiny_trainer(folder: Path | None = None, **changes: Any) -> Trainer:
     config = TrainConfig(**{"max_tokens": 640, "batch_size": 4, "device": "cpu", "prompt": "The",
                             "dtype": "float32", "evals": 1, "eval_tokens": 64, **changes})
     return Trainer(tiny_model_config(), config, bpe(), token_files(), folder, show=False)
-
-
-def each_wrong_answer(wrong: dict[str, list[tuple[Callable, str]]]) -> pytest.MarkDecorator:
-    """A test for every wrong answer. wrong: exercise -> (answer, a phrase of what it is told)."""
-    return pytest.mark.parametrize(("exercise", "answer", "phrase"), [
-        pytest.param(exercise, answer, phrase, id=f"{exercise}-{phrase}")
-        for exercise, answers in wrong.items() for answer, phrase in answers])
-
-
-def assert_told(check: Exercise, answer: Callable, phrase: str) -> None:
-    """The check refuses the answer, and its message names the mistake."""
-    verdict = check(answer)
-    assert not verdict.passed and phrase.lower() in verdict.message.lower(), verdict.message
-
-
-def assert_every_slider_moves(playground: Playground) -> None:
-    """Each slider alone, set to another value and back, changes the picture, which stays small."""
-    for name, slider in playground.sliders.items():
-        before, value = playground.image.value, slider.value
-        options = getattr(slider, "options", None)
-        slider.value = (next(o for o in options if o != value) if options
-                        else slider.max if value != slider.max else slider.min)
-        assert playground.image.value != before, name
-        assert len(playground.image.value) < 80_000
-        slider.value = value
-        assert playground.image.value == before, name

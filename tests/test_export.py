@@ -16,17 +16,22 @@ import pytest
 import torch
 from helpers import ROOT, SHARED, bpe, refused, tiny_trainer
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    pipeline,
+)
 
 from picolm_lib.card import last_scores, model_card
-from picolm_lib.checkpoint import RunConfig, load_run, save_config
-from picolm_lib.cli import run_command
-from picolm_lib.commands.story import story_command
+from picolm_lib.commands.export import export_command
+from picolm_lib.commands.main import run_command
 from picolm_lib.evaluate import evaluate
 from picolm_lib.export import export, for_transformers
-from picolm_lib.report import read_metrics
-from picolm_lib.sampling import SampleConfig, prompt_ids, tell
-from picolm_lib.snapshots import history
+from picolm_lib.sampling import SampleConfig, prompt_ids, stream_text
+from picolm_lib.train.checkpoint import RunConfig, load_run, save_config
+from picolm_lib.train.metrics import read_metrics
+from picolm_lib.train.snapshots import history
 
 PROMPTS = ["The cat saw a red ball.", "The fox", "A"]
 GREEDY = SampleConfig(temperature=0, min_p=0)
@@ -76,14 +81,14 @@ model.save_pretrained("again")
 again = AutoModelForCausalLM.from_pretrained("again", trust_remote_code=True)
 assert torch.equal(again(prompt).logits, model(prompt).logits)
 torch.save(model(prompt).logits, "logits.pt")
-tell = pipeline("text-generation", "model", trust_remote_code=True)
-print(tell("The cat", do_sample=False)[0]["generated_text"])
+generate = pipeline("text-generation", "model", trust_remote_code=True)
+print(generate("The cat", do_sample=False)[0]["generated_text"])
 """).splitlines()
     model, tokenizer, _ = load_run(run)
     logits = torch.load(tmp_path / "logits.pt", weights_only=True)
     assert torch.equal(logits, model(torch.arange(1, 11)[None]))
     assert said[0] == "refused"
-    assert "\n".join(said[1:]) == "".join(tell(model, tokenizer, "The cat", GREEDY))
+    assert "\n".join(said[1:]) == "".join(stream_text(model, tokenizer, "The cat", GREEDY))
 
 
 def test_its_tokenizer_begins_every_text_as_training_did(run, exported):
@@ -108,14 +113,33 @@ def test_a_tokenizer_with_a_step_of_its_own_keeps_it():
     assert smollm.bos_token_id != -1 and smollm(text)["input_ids"][0] != smollm.eos_token_id
 
 
+def test_a_pad_token_of_the_tokenizers_own_is_kept_so_that_training_sees_the_end_of_text():
+    model, tokenizer, _ = load_run("bundled")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(300)
+    wrapped, prepared = for_transformers(model, tokenizer)
+    assert prepared.pad_token_id == wrapped.config.pad_token_id == 300
+    assert wrapped.generation_config.pad_token_id == 300 != prepared.eos_token_id
+    batch = DataCollatorForLanguageModeling(prepared, mlm=False)(
+        [prepared("One day"), prepared("One day, a dog ran home." + prepared.eos_token)])
+    assert batch["labels"][1, -1] == prepared.eos_token_id and batch["labels"][0, 0] == -100
+
+
+def test_a_tokenizer_without_a_pad_token_is_padded_with_the_end_of_text():
+    model, tokenizer, _ = load_run("bundled")
+    tokenizer.pad_token = None
+    wrapped, prepared = for_transformers(model, tokenizer)
+    assert prepared.pad_token == prepared.eos_token
+    assert wrapped.config.pad_token_id == tokenizer.eos_token_id
+
+
 def test_a_pipeline_tells_a_batch_as_our_loop_tells_each(tmp_path):
     tell_all = pipeline("text-generation", str(export("bundled", tmp_path / "nano")))
     prompts = ["Once upon a time", "One day, a little girl named Lily found a", "Tom"]
     told = tell_all(prompts, batch_size=3, do_sample=False, max_new_tokens=60)
     model, tokenizer, _ = load_run("bundled")
     for prompt, answers in zip(prompts, told, strict=True):
-        alone = "".join(tell(model, tokenizer, prompt,
-                             SampleConfig(temperature=0, min_p=0, max_new_tokens=60)))
+        alone = "".join(stream_text(model, tokenizer, prompt,
+                                    SampleConfig(temperature=0, min_p=0, max_new_tokens=60)))
         assert answers[0]["generated_text"] == alone and len(alone) > 100
 
 
@@ -132,7 +156,7 @@ def test_the_card_says_what_the_run_measured(run, exported):
     last = [m for m in read_metrics(run) if m["kind"] == "evaluation"][-1]
     trainer = tiny_trainer()
     model, _, _ = load_run(run)
-    scores = evaluate(model, trainer.files["validation"], trainer.numerics)
+    scores = evaluate(model, trainer.files["validation"], trainer.precision)
     row = next(line for line in card.splitlines() if re.match(r"\| \d+\.\d+ \|", line))
     loss, perplexity, bits = map(float, row.strip("| ").split(" | "))
     assert loss == pytest.approx(scores.loss, abs=1e-4) and last["loss"] == scores.loss
@@ -154,7 +178,7 @@ def test_a_run_without_an_evaluation_claims_nothing(run, tmp_path):
     (tmp_path / "young" / "metrics.jsonl").unlink()
     model, tokenizer, config = load_run(tmp_path / "young")
     card = model_card("young", tmp_path / "young", model, tokenizer, config)
-    assert "Nobody knows" in card and "perplexity" not in card
+    assert "no scores" in card and "perplexity" not in card
 
 
 def test_the_bundled_models_card_has_the_numbers_of_its_history():
@@ -175,7 +199,7 @@ def test_all_the_code_is_there_and_nothing_more(exported):
     there = {path.name for path in exported.glob("*.py")}
     for name in there:
         text = (exported / name).read_text()
-        assert text == (ROOT / "picolm_lib" / name).read_text()
+        assert text == (ROOT / "picolm_lib" / "model" / name).read_text()
         assert {f"{found}.py" for found in re.findall(r"^from \.(\w+) import", text, re.M)} <= there
         assert not re.search(r"^\s*(from|import) picolm_lib", text, re.M), name
     # transformers up to 5.9 copies only what the first file imports itself
@@ -210,11 +234,10 @@ def test_a_full_disk_leaves_nothing_half_done(run, tmp_path, monkeypatch):
 
 def test_the_command(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", ["inference.py", "export", "--run", str(run), "--out",
-                                      str(out)])
-    run_command(story_command)
+    monkeypatch.setattr(sys, "argv", ["export", "--run", str(run), "--out", str(out)])
+    run_command(export_command)
     assert str(out) in capsys.readouterr().out and (out / "model.safetensors").exists()
     with pytest.raises(SystemExit) as end:
-        run_command(story_command)
+        run_command(export_command)
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1

@@ -15,11 +15,12 @@ from helpers import bpe, refused, token_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from picolm_lib.checkpoint import load_config, load_weights, save_weights
 from picolm_lib.config import PicoConfig, PicoError, TrainConfig
-from picolm_lib.model import PicoLM
+from picolm_lib.model.picolm import PicoLM
 from picolm_lib.sampling import SampleConfig, generate
-from picolm_lib.train import Trainer
+from picolm_lib.train.checkpoint import FORMAT, load_config
+from picolm_lib.train.trainer import Trainer
+from picolm_lib.train.weights import load_weights, save_weights
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=25, database=None,
                     suppress_health_check=list(HealthCheck))
@@ -67,7 +68,7 @@ def test_a_valid_configuration_trains_to_the_token(model, run):
     trainer, gradients = Trainer(model, run, bpe(), token_files(), show=False), []
     trainer.optimizer.register_step_pre_hook(
         lambda *_: gradients.extend(p.grad for p in trainer.model.parameters()))
-    while trainer.progress.tokens < trainer.plan():
+    while trainer.progress.tokens < trainer.total_tokens:
         assert math.isfinite(trainer.step()["loss"])
     assert trainer.progress.tokens == run.max_tokens and trainer.progress.skipped == 0
     assert gradients and all(g is not None and g.isfinite().all() for g in gradients)
@@ -163,7 +164,7 @@ def test_widths_that_do_not_divide_are_named_and_all_others_accepted(width, head
     ("train", "compile", 1), ("train", "seed", True), ("train", "prompt", 3),
     ("train", "dtype", "float8")])
 def test_a_configuration_file_with_a_wrong_value_names_it(tmp_path, part, name, value):
-    plain = {"preset": "smoke", "model": dataclasses.asdict(PicoConfig()),
+    plain = {"format": FORMAT, "preset": "smoke", "model": dataclasses.asdict(PicoConfig()),
              "train": dataclasses.asdict(TrainConfig())}
     plain[part][name] = value
     (tmp_path / "config.json").write_text(json.dumps(plain))

@@ -5,12 +5,11 @@
 #
 # After this notebook you can
 #
-# - write causal attention from scratch, and say what every line is for;
-# - explain how RoPE puts positions into angles, and why only distances count;
+# - write causal attention from scratch, and explain every line;
+# - explain how RoPE encodes positions as angles, and why only distances count;
 # - work out what a KV cache costs, and how grouped heads, QK-norm and the output gate help.
 #
-# **Before you start:** Python, and a little PyTorch (tensors, `nn.Module`). Notebook 01 is not
-# needed.
+# **Before you start:** Python, and a little PyTorch (tensors, `nn.Module`). You do not need notebook 01.
 #
 # **Time:** about 1 minute to run on two CPU cores, 1 minute on a T4 (an estimate), an hour to
 # read.
@@ -23,7 +22,7 @@
 # %% [markdown]
 # ## Settings
 #
-# The preset follows your device. You need not change anything.
+# The preset follows your device. You do not need to change anything.
 
 # %%
 from picolm_lib.course.start import preset_name
@@ -35,32 +34,32 @@ SEED = 0  # @param {type:"integer"}
 # %% [markdown]
 # ## First, look inside
 #
-# A small trained model comes with the course: four blocks of four heads. Below, it reads one
-# sentence. Each square is an *attention map*. A row is a token that looks back. The darker a cell,
-# the more it takes from the token of that column. Move the slider through the blocks.
+# A small trained model comes with the course: four blocks of four heads. Below, it reads one sentence.
+# Each square is an *attention map*. Each row is a token that looks back. The darker a cell, the more
+# attention it pays to the token in that column. Move the slider through the blocks.
 
 # %%
 import torch
 
-from picolm_lib.checkpoint import load_run
 from picolm_lib.course.attention.playgrounds import attention_layers
 from picolm_lib.course.attention.record import attention_maps
 from picolm_lib.sampling import prompt_ids
+from picolm_lib.train.checkpoint import load_run
 
 model, tokenizer, run = load_run("bundled")
-ids = torch.tensor(prompt_ids(run.model, tokenizer, PROMPT)[:24])  # more would be hard to read
+ids = torch.tensor(prompt_ids(run.model, tokenizer, PROMPT)[:24])  # more is hard to read
 pieces = ["<end>"] + [tokenizer.decode([i]) for i in ids[1:]]
 
 maps = attention_maps(model, ids)
 attention_layers(maps, pieces)
 
 # %% [markdown]
-# *What to see: the heads differ, and each has habits; rows are dark near the diagonal where a head
-# looks at its neighbors, and in the first column where it looks at the start of the text.*
+# *What to see: the heads differ, and each one has habits; rows are dark near the diagonal where a head
+# looks at neighboring tokens, and in the first column where it looks at the start of the text.*
 #
-# Which head has which habit? Let the numbers say it. For three habits, this cell finds the head that
-# follows it most. The third habit is a small piece of memory: "Lily found … Lily", and the head looks
-# at "found".
+# Which head has which habit? The numbers answer that. For each of three habits, this cell finds the head
+# that follows it most. The third habit is a small form of memory: after "Lily found … Lily", the head
+# looks at "found".
 
 # %%
 from picolm_lib.course.attention.record import habits
@@ -70,25 +69,24 @@ for habit, share in habits(maps, ids).items():              # share: (blocks, he
     print(f"{habit:<38} block {block}, head {head}: {share.max():.0%} of its attention")
 
 # %% [markdown]
-# When you have finished this notebook, you can build what makes these pictures.
+# By the end of this notebook you can build everything behind these pictures.
 
 # %% [markdown]
 # ## 1. Attention from scratch
 #
-# *Attention* lets a token collect information from others. Each token makes three vectors. Its
-# **query** q says what it looks for, its **key** k what it offers, its **value** v what it hands
-# over.
+# *Attention* lets a token collect information from other tokens. Each token makes three vectors. Its
+# **query** q says what it is looking for, its **key** k what it offers, and its **value** v what it
+# passes on.
 #
-# The dot product of a query and a key is a **score**: large if they point the same way. Softmax
+# The dot product of a query and a key is a **score**: large if they point in the same direction. Softmax
 # turns a row of scores into weights that add up to 1. The result is the weighted sum of the values.
 #
-# A language model guesses the next token, so it must not see it. The **causal mask** sets scores of
+# A language model predicts the next token, so it must not see it. The **causal mask** sets the scores of
 # later tokens to minus infinity. Their weights become 0.
 #
-# Four letters: B sequences, T tokens, H heads, E features per head (`head_dim`).
+# Four letters for shapes: B sequences, T tokens, H heads, E features per head (`head_dim`).
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 # Numbers that you can check by hand.
 q = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # (T, E): three tokens, two features
 k = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
@@ -100,11 +98,11 @@ future = torch.ones(3, 3, dtype=torch.bool).triu(1)
 print(scores.masked_fill(future, float("-inf")))
 
 # %% [markdown]
-# **Predict:** the first token sees only itself. Which weight does it give to itself? And is the
-# last row allowed to look everywhere? Then run the cell.
+# **Predict:** the first token sees only itself. Which weight does it give itself? And may the last row
+# look everywhere? Then run the cell.
 #
-# Scores are divided by the square root of E first: a sum of more products is larger, and softmax of
-# large scores picks one token and forgets the rest. Section 4 shows how.
+# Scores are divided by the square root of E first: a sum of more products is larger, and softmax of large
+# scores picks one token and ignores the rest. Section 4 shows how.
 
 # %%
 from picolm_lib.course.attention.pictures import draw_wide_map
@@ -114,10 +112,10 @@ assert weights[0, 0] == 1 and (weights[future] == 0).all()
 draw_wide_map(weights, ["first", "second", "third"], "Attention weights")
 
 # %% [markdown]
-# *What to see: every row adds up to 1, everything above the diagonal is 0, and the third token
-# looks alike at the second and at itself, because both scores are 2.*
+# *What to see: every row adds up to 1, everything above the diagonal is 0, and the third token looks
+# equally at the second and at itself, because both scores are 2.*
 #
-# Now write it for whole batches. This is all there is to it.
+# Now write it for whole batches. That is all there is to it.
 
 # %%
 def my_attention(q, k, v):
@@ -129,8 +127,8 @@ def my_attention(q, k, v):
     return weights @ v                                      # (B, H, T, E)
 
 # %%
-from picolm_lib.attention import attend
 from picolm_lib.course.start import show_source
+from picolm_lib.model.attention import attend
 
 torch.manual_seed(SEED)
 q, k, v = torch.randn(3, 2, 4, 10, 8)                       # each (B, H, T, E)
@@ -138,9 +136,8 @@ torch.testing.assert_close(my_attention(q, k, v), attend(q, k, v))
 show_source(attend)
 
 # %% [markdown]
-# The library's `attend` does the same. It has more lines because it must also be fast: it calls
-# PyTorch's fused kernel, which never holds all T × T scores, or two plain products where those are
-# faster.
+# The library's `attend` does the same. It calls PyTorch's fused kernel, which never holds all T × T
+# scores, or a form from `model/fast.py` with the same result, where one is faster.
 #
 # **What would go wrong without the mask?** Change only the last token, and look at the outputs of
 # the earlier ones.
@@ -160,7 +157,7 @@ assert torch.equal(my_attention(q, changed_k, changed_v)[:, :, :-1],
                    my_attention(q, k, v)[:, :, :-1])
 
 # %% [markdown]
-# Without the mask, earlier tokens know what comes later. In training every token could read its own
+# Without the mask, earlier tokens know what comes later. In training, every token could read its own
 # answer, and the model would learn to copy, not to write.
 #
 # **There is a gap** in what you built. Shuffle the earlier tokens, each with its key and value.
@@ -174,46 +171,45 @@ print(f"the last token's output changes by {moved:.4f}")
 assert moved < 1e-4
 
 # %% [markdown]
-# It does not. Attention alone does not know where a token stands: "Ben saw Lily" and "Lily saw Ben"
-# would be one.
+# It does not. Attention alone does not know where a token is: "Ben saw Lily" and "Lily saw Ben" would be
+# the same.
 
 # %% [markdown]
 # ## 2. RoPE: a position is an angle
 #
-# **Rotary position embedding** (RoPE) closes that gap with clocks. It splits the E features of a
-# query or key into E/2 pairs. Each pair is a hand on a clock: two coordinates, so a direction. Pairs
-# are counted from i = 0. At position p, the hand of pair i is turned by the angle
+# **Rotary position embedding** (RoPE) closes that gap with clocks. It splits the E features of a query or
+# key into E/2 pairs. Each pair is the hand of a clock: two coordinates, so a direction. Pairs are
+# numbered from i = 0. At position p, the hand of pair i is rotated by the angle
 #
 # $$p \cdot \theta^{-2i/E}$$
 #
-# with a constant θ (theta), here 10,000. Pair 0 turns one radian per token. Later pairs turn ever
-# more slowly, like minute hand and hour hand.
+# with a constant θ (theta), here 10,000. Pair 0 turns by one radian per token. Later pairs turn more and
+# more slowly, like a minute hand and an hour hand.
 #
-# A dot product of two hands depends on the angle *between* them. Turn both by the same amount, and
-# it stays.
+# The dot product of two hands depends on the angle *between* them. Rotate both by the same amount, and it
+# does not change.
 
 # %% tags=["cover"]
-from picolm_lib.course.attention.playgrounds import clocks
+from picolm_lib.course.attention.playgrounds import rope_clocks
 
-clocks()
+rope_clocks()
 
 # %% [markdown]
-# *What to see: blue hands and orange hands differ most in the fast pairs, and the dot on the curve
-# is the score that all pairs together give at this distance.*
+# *What to see: blue hands and orange hands differ in the fast pairs (pair 0 has almost finished a full
+# turn) and coincide in the slow ones, and the dot on the curve is the score that all pairs together give
+# at this distance.*
 #
-# Here all hands pointed to the right before they were turned. Four things to try:
+# Here all hands pointed to the right before they were rotated. Four things to try:
 #
-# - Move "move both by". The hands turn, the score stays.
-# - Set both positions equal. All hands lie on each other, and the score is at its largest.
+# - Move "move both by". The hands turn, but the score stays.
+# - Set both positions to the same number. The hands coincide, and the score is at its largest.
 # - Raise theta. The slow hands get slower, and the curve stays higher.
 # - Raise `head_dim`. There are more pairs (eight are drawn), and the curve gets smoother.
 #
-# Here are numbers that you can check with a pocket calculator: one pair, so E = 2, and one radian
-# per token.
+# Here are numbers that you can check with a calculator: one pair, so E = 2, and one radian per token.
 
-# %%
-# NBVAL_CHECK_OUTPUT
-from picolm_lib.rope import apply_rope, rope_tables
+# %% tags=["nbval-check-output"]
+from picolm_lib.model.rope import apply_rope, rope_tables
 
 cos, sin = rope_tables(torch.arange(4), head_dim=2)         # each (T, E/2)
 hand = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2).expand(1, 4, 1, 2)  # (B, T, H, E)
@@ -223,16 +219,16 @@ for position, (x, y) in enumerate(apply_rope(hand, cos, sin)[0, :, 0].tolist()):
 # %% [markdown]
 # Position 1 is (cos 1, sin 1) = (0.5403, 0.8415). The hand keeps its length and only turns.
 #
-# Now build it yourself. Turning (a, b) by an angle φ gives (a cos φ − b sin φ, b cos φ + a sin φ).
-# The hand of pair i is made of feature i and feature i + E/2: the two halves of the vector.
+# Now build it yourself. Rotating (a, b) by an angle φ gives (a cos φ − b sin φ, b cos φ + a sin φ). The
+# hand of pair i consists of feature i and feature i + E/2, one from each half of the vector.
 
 # %%
 def my_rope(x, start=0, theta=10_000.0):
-    """Turns every pair of (B, T, H, E) queries or keys by its angle; positions from `start`."""
+    """Rotates every pair of (B, T, H, E) queries or keys by its angle; positions from `start`."""
     T, E = x.shape[1], x.shape[3]
     speed = theta ** (-torch.arange(0, E, 2) / E)           # (E/2,) radians per token
     angle = torch.arange(start, start + T)[:, None] * speed  # (T, E/2)
-    cos, sin = angle.cos()[:, None], angle.sin()[:, None]   # (T, 1, E/2): alike for all heads
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]   # (T, 1, E/2): the same for all heads
     a, b = x.chunk(2, dim=-1)                               # (B, T, H, E/2)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
@@ -241,8 +237,8 @@ torch.testing.assert_close(my_rope(x), apply_rope(x, *rope_tables(torch.arange(1
 show_source(apply_rope)
 
 # %% [markdown]
-# **The relative-shift test.** This is the property that everything rests on, so test it. Take random
-# queries and keys. Let the text begin at position 0, at 100, at 5,000. All scores must stay.
+# **The relative-shift test.** Everything rests on this property, so test it. Take random queries and
+# keys. Let the text begin at position 0, at 100, at 5,000. All scores must stay the same.
 #
 # **Predict:** which of the two printed numbers is large? Then run the cell.
 
@@ -260,44 +256,43 @@ torch.testing.assert_close(scores_from(100), scores_from(0), rtol=1e-3, atol=1e-
 torch.testing.assert_close(scores_from(5000), scores_from(0), rtol=1e-2, atol=1e-2)
 
 # %% [markdown]
-# The scores do not move, but for rounding. That rounding is the reason why the library computes
-# angles in float32. With 16 bits, positions run together:
+# The scores do not move, except for rounding. That rounding is why the library computes angles in
+# float32. With 16 bits, different positions become equal:
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 far = torch.tensor([4096, 4097, 4100])
 print(far.to(torch.bfloat16))                               # all one position
 
 # %% [markdown]
-# ### How long is the memory of a clock?
+# ### How far can a clock measure?
 #
-# A fast hand tells near tokens apart, but after a full turn it points the same way again. A slow
-# hand never finishes a turn within the text. So the fast pairs measure short distances, the slow
+# A fast hand distinguishes nearby tokens, but after a full turn it points in the same direction again. A
+# slow hand never finishes a turn within the text. So the fast pairs measure short distances, and the slow
 # ones long distances.
 
 # %%
-from picolm_lib.course.attention.clocks import draw_wavelengths
+from picolm_lib.course.attention.rope_clocks import draw_wavelengths
 
 draw_wavelengths(head_dim=32, thetas=(10_000.0, 1_000_000.0), context=256)
 
 # %% [markdown]
 # *What to see: each pair turns more slowly than the one before, by a constant factor; a larger theta
-# makes the line steeper, so that fewer pairs go around within the context.*
+# makes the line steeper, so that fewer pairs complete a turn within the context.*
 #
-# Models for long contexts use a larger theta for this reason. But does a model read on after the
-# length it was trained on? RoPE has an angle for every position, so nothing stops it. Ask the
-# bundled model, which was trained on 256 tokens. You also try a known trick, *position
-# interpolation*: multiply positions by 1/2, so that 512 positions fit into the trained range.
+# Models for long contexts use a larger theta for this reason. But can a model read beyond the length it
+# was trained on? RoPE has an angle for every position, so nothing stops it. Test the bundled model, which
+# was trained on 256 tokens. Also try a known trick, *position interpolation*: multiply positions by 1/2,
+# so that 512 positions fit into the trained range.
 #
 # **Predict:** what happens to the loss after token 256? Then run the cell.
 
 # %%
-from picolm_lib.course.attention.clocks import draw_long_contexts
 from picolm_lib.course.attention.record import loss_by_position
-from picolm_lib.storybook import stories
-from picolm_lib.tokenizer import encode
+from picolm_lib.course.attention.rope_clocks import draw_long_contexts
+from picolm_lib.data.tokenizer import encode
+from picolm_lib.storybook.story import stories
 
-unseen = [s.text for s in stories(80, seed=999)]            # other seed: other stories
+unseen = [s.text for s in stories(80, seed=999)]            # another seed: other stories
 stream = [i for text in encode(tokenizer, unseen) for i in [tokenizer.eos_token_id, *text]]
 rows = torch.tensor(stream[:8 * 513]).view(8, 513)          # (B, T + 1)
 draw_long_contexts({"positions as they are": loss_by_position(model, rows),
@@ -305,21 +300,21 @@ draw_long_contexts({"positions as they are": loss_by_position(model, rows),
 
 # %% [markdown]
 # *What to see: the loss is low up to the dotted line and perhaps a little beyond, then it climbs to
-# more than twice as much; with squeezed positions it is high from the start.*
+# several times as much; with squeezed positions it is high from the start.*
 #
-# RoPE computes on at unknown distances, but the model has not learned them. That is why this
-# project's `generate` stops where the context is full. And hands that suddenly turn at half their
-# speed confuse a model that nobody has trained further. Chen et al. (2023) report that position
-# interpolation works after some more training. You did not try that here.
+# RoPE can compute any distance, but the model has not learned these. That is why this project's
+# `generate` stops when the context is full. And hands that suddenly turn at half their speed confuse a
+# model that has not been trained for it. Chen et al. (2023) report that position interpolation works
+# after some more training. You did not try that here.
 
 # %% [markdown]
 # ## 3. From MHA to GQA to MQA
 #
-# A head is one attention of its own, with its own q, k and v. *Multi-head attention* (MHA) runs H of
-# them side by side.
+# A head is a separate attention, with its own q, k and v. *Multi-head attention* (MHA) runs H of them
+# side by side.
 #
-# While a model writes, it needs the keys and values of all earlier tokens, again and again. It keeps
-# them: this is the **KV cache**. Its size is
+# While a model generates text, it needs the keys and values of all earlier tokens again and again. It
+# stores them in the **KV cache**. Its size in bytes is
 #
 # $$2 \cdot \text{layers} \cdot K \cdot E \cdot \text{tokens} \cdot \text{bytes per number}$$
 #
@@ -328,8 +323,7 @@ draw_long_contexts({"positions as they are": loss_by_position(model, rows),
 #
 # Check one by hand: 12 layers, 1 KV head of 96 features, 384 tokens, 2 bytes. That is `pico`.
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 from picolm_lib.course.attention.cost import kv_cache_bytes
 
 by_hand = 2 * 12 * 1 * 96 * 384 * 2
@@ -337,9 +331,9 @@ print(f"{by_hand:,} bytes with 1 KV head, {4 * by_hand:,} with 4")
 assert by_hand == kv_cache_bytes(layers=12, kv_heads=1, head_dim=96, tokens=384)
 
 # %% [markdown]
-# For a small model this is nothing. For a larger one that serves many people it is a lot. The
-# calculator begins with this project's `planned` model, which has 10 query heads, and with 16
-# sequences of 4,096 tokens at once.
+# For a small model this is nothing. For a larger one that serves many people it is a lot. The calculator
+# starts with this project's `planned` model, which has 10 query heads, and with 16 sequences of 4,096
+# tokens at once.
 
 # %%
 from picolm_lib.course.attention.playgrounds import kv_cache
@@ -352,8 +346,8 @@ kv_cache()
 #
 # The number of query heads does not matter: H is not in the formula.
 #
-# How do four query heads compute with one KV head? Copy the KV head for each of them, and use plain
-# MHA. That is easy to get right. The fast kernels do without the copy, with the same result.
+# How do four query heads work with one KV head? Copy the KV head for each of them, and use plain MHA.
+# That is easy to get right. The fast kernels get the same result without the copy.
 
 # %%
 torch.manual_seed(SEED)
@@ -368,8 +362,8 @@ torch.testing.assert_close(my_attention(four_q, copied_k, copied_v), right)
 print(f"{two_k.numel():,} keys to keep instead of {copied_k.numel():,}, and the same result")
 
 # %% [markdown]
-# **What would go wrong** with another order? Query heads 0 and 1 share KV head 0. With `repeat`
-# instead of `repeat_interleave` the heads would come as 0, 1, 0, 1, and heads 1 and 2 would read the
+# **What would go wrong** with another order? Query heads 0 and 1 share KV head 0. With `repeat` instead
+# of `repeat_interleave` the heads would be in the order 0, 1, 0, 1, and heads 1 and 2 would read the
 # wrong keys. Nothing crashes, but half of the result is wrong:
 
 # %%
@@ -381,20 +375,20 @@ for head in range(H):
 # %% [markdown]
 # ## 4. QK-norm: scores that cannot explode
 #
-# A score is a product of two vectors that both come from weights. If the weights double, scores grow
+# A score is the product of two vectors that both come from weights. If the weights double, scores grow
 # fourfold. Then softmax picks one token and ignores all others.
 #
-# **QK-norm** divides each query and each key by its root mean square (RMSNorm over E). Then each has
+# **QK-norm** divides each query and each key by its root mean square (RMSNorm over E). Then each one has
 # length sqrt(E), and no score can be larger than
 #
 # $$\sqrt{E} \cdot \sqrt{E} / \sqrt{E} = \sqrt{E}$$
 #
 # as long as the norm's learned gains stay at 1. For E = 32 that is 5.66.
 #
-# *Entropy* counts, in bits, over how many tokens a head spreads its attention: 6 bits are 64 tokens,
-# 0 bits are one.
+# *Entropy* measures, in bits, over how many tokens a head spreads its attention: 6 bits mean 64 tokens, 0
+# bits mean one.
 #
-# **Predict:** multiply the weights by 32. By how much do scores grow without the norm?
+# **Predict:** multiply the weights by 32. By how much do the scores grow without the norm?
 
 # %%
 from picolm_lib.course.attention.pictures import draw_scores
@@ -406,14 +400,13 @@ assert max(found["with QK-norm"][0]) <= 32**0.5
 draw_scores(SCALES, found)
 
 # %% [markdown]
-# *What to see: without the norm the largest score grows with the square of the weights and the
-# entropy falls to 0, so each token looks at one single token; with it, neither curve moves.*
+# *What to see: without the norm the largest score grows with the square of the weights and the entropy
+# falls to 0, so each token looks at a single token; with it, neither curve moves.*
 #
-# Build it yourself. It is one line, and PyTorch has it as `F.rms_norm`. By hand: the root mean square
-# of (3, 4) is sqrt((9 + 16) / 2) = 3.5355, so (3, 4) becomes (0.8485, 1.1314). And so does (30, 40).
+# Build it yourself. It is one line, and in PyTorch it is `F.rms_norm`. By hand: the root mean square of
+# (3, 4) is sqrt((9 + 16) / 2) = 3.5355, so (3, 4) becomes (0.8485, 1.1314). And so does (30, 40).
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 def my_qk_norm(x, eps=1e-6):
     """Divides (..., E) vectors by their root mean square."""
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
@@ -428,8 +421,8 @@ torch.testing.assert_close(my_qk_norm(vectors) * norm.weight, norm(vectors))
 show_source(type(norm))
 
 # %% [markdown]
-# **What would go wrong without it?** A head that has picked one token can hardly change its mind:
-# the gradient of softmax vanishes. And in `float16`, large scores overflow.
+# **What would go wrong without it?** A head that has settled on one token can hardly change: the gradient
+# of softmax vanishes. And in `float16`, large scores overflow.
 
 # %%
 for scale in (1, 4, 16, 1024):
@@ -443,28 +436,27 @@ assert three.grad.abs().max() == 0
 # %% [markdown]
 # ## 5. The output gate: what a head keeps back
 #
-# The weights of softmax add up to 1, so a head must always hand over *something*, even if it has
-# found nothing. Many models learn a trick: they look at the first token, whose value they have made
-# harmless. This is called an *attention sink*.
+# The weights of softmax add up to 1, so a head must always pass on *something*, even if it has found
+# nothing. Many models learn a trick: they look at the first token, whose value they have made harmless.
+# This is called an *attention sink*.
 #
-# PicoLM gives each head a door instead. After attention, each feature is multiplied by a **gate**
+# PicoLM gives each head an output gate instead. After attention, each feature is multiplied by a **gate**
 # between 0 and 1:
 #
 # $$\text{gate} = \text{sigmoid}(W_h\, q_h)$$
 #
-# with one small matrix W for each head h, fed by the normalized query *before* RoPE, so that it does
-# not depend on where the token stands. W starts at zero, so all gates start at 1/2.
+# with one small matrix W for each head h, applied to the normalized query *before* RoPE, so that it does
+# not depend on the token's position. W starts at zero, so all gates start at 1/2.
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 by_hand = torch.tensor([[2.0, 0.0], [0.0, -2.0]])           # W of a head with two features
 for W in (torch.zeros(2, 2), by_hand):
     a, b = (W @ torch.tensor([1.0, 1.0])).sigmoid().tolist()
     print(f"gates {a:.4f} and {b:.4f}")
 
 # %% [markdown]
-# The second one lets the first feature out (sigmoid of 2 is 0.88) and keeps the other back. What has
-# the bundled model learned? Here are all its gates on a story.
+# The second W lets the first feature through (the sigmoid of 2 is 0.88) and holds the other one back.
+# What has the bundled model learned? Here are all of its gates on a story.
 
 # %%
 from picolm_lib.course.attention.pictures import draw_gates
@@ -475,11 +467,11 @@ opened = gates(model, torch.tensor(story))                  # (L, T, H, E)
 draw_gates(opened)
 
 # %% [markdown]
-# *What to see: all gates began at the dotted line, and training has spread them from nearly closed
-# to nearly open; a curve that is high on the left belongs to a head that keeps much back.*
+# *What to see: all gates began at the dotted line, and training has spread them from nearly closed to
+# nearly open; a curve that is high on the left belongs to a head that holds much back.*
 #
-# What does a head close? Take the one that keeps back most, and look at the tokens for which it opens
-# least and most:
+# When does a head close its gate? Take the head that holds back the most, and look at the tokens for
+# which it opens least and most:
 
 # %%
 block, head = divmod(opened.mean((1, 3)).argmin().item(), opened.shape[2])
@@ -490,12 +482,12 @@ for name, some in (("most closed", order_of_gates[:6]), ("most open", order_of_g
     print(f"{name:<12}", ", ".join(f"{tokenizer.decode([story[i]])!r} {mean[i]:.2f}" for i in some))
 
 # %% [markdown]
-# Numbers are the mean gate over the head's features, for that token: the head says much after some
-# tokens and little after others.
+# Numbers are the mean gate over the head's features, for that token: the head contributes much at some
+# tokens and little at others.
 #
-# Build the whole layer yourself now: projection, QK-norm, gate, RoPE, grouped attention, output. It
-# is a dozen lines. D is the width of the model. The trained weights are the library's, so the result
-# must be too.
+# Build the whole layer yourself now: projection, QK-norm, gate, RoPE, grouped attention, output. It takes
+# a dozen lines. D is the width of the model. The trained weights are the library's, so the results must
+# agree too.
 
 # %%
 def my_layer(x, layer, start=0, gate_after_rope=False):
@@ -525,8 +517,8 @@ show_source(type(layer).forward)
 # %% [markdown]
 # All layers of the trained model agree with yours.
 #
-# **What would go wrong** if the gate were fed after RoPE? Let the text begin at position 100 instead
-# of 0. All distances stay, so the layer's output should stay.
+# **What would go wrong** if the gate read the query after RoPE? Let the text begin at position 100
+# instead of 0. All distances stay the same, so the layer's output should too.
 
 # %%
 with torch.no_grad():
@@ -535,18 +527,18 @@ with torch.no_grad():
         print(f"gate fed {name:<6} RoPE: the output moves by up to {moved.abs().max():.4f}")
 
 # %% [markdown]
-# ## 6. The KV cache: the same words, less work
+# ## 6. The KV cache: the same tokens, less work
 #
-# To write token 101, a model needs the keys and values of tokens 1 to 100. They have not changed
-# since it wrote token 100: the causal mask keeps later tokens from touching earlier ones. So it reads
-# only the new token, and takes the rest from the cache.
+# To write token 101, a model needs the keys and values of tokens 1 to 100. They have not changed since it
+# wrote token 100: the causal mask keeps later tokens from touching earlier ones. So it reads only the new
+# token and takes the rest from the cache.
 #
-# Build it: a list that grows. The loop feeds one token at a time. Its result must equal reading
-# everything at once.
+# Build it, as tensors that grow. The loop feeds one token at a time. Its result must equal that of
+# reading everything at once.
 
 # %%
 class MyCache:
-    """Keys and values of each layer, grown by concatenation."""
+    """Keys and values of each layer, extended by concatenation."""
 
     def __init__(self):
         self.kept = {}
@@ -568,21 +560,20 @@ with torch.no_grad():
     one_by_one = torch.cat([model(text[:, i:i + 1], cache) for i in range(40)], dim=1)
     torch.testing.assert_close(one_by_one, model(text), rtol=1e-3, atol=1e-3)
     assert cache.get_seq_length() == text.shape[1]
-print(f"the same logits, and the cache holds {cache.get_seq_length()} tokens")
+print(f"the same logits, and the cache contains {cache.get_seq_length()} tokens")
 
-from picolm_lib.attention import KVCache
+from picolm_lib.model.attention import KVCache
 
 show_source(KVCache)
 
 # %% [markdown]
-# The library's cache reserves its memory once. Yours copies everything for each token.
+# The library's cache allocates its memory once. Yours copies everything for each token.
 #
 # **What would go wrong without a cache?** Nothing but the cost. Count the tokens that the model reads
 # to write 128 new ones after a prompt of 32:
 
-# %%
-# NBVAL_CHECK_OUTPUT
-again = sum(range(32, 32 + 128))                            # all, for every new token
+# %% tags=["nbval-check-output"]
+again = sum(range(32, 32 + 128))                            # everything, for every new token
 once = 32 + 127                                             # the prompt, then one by one
 print(f"{again:,} tokens without a cache, {once} with it: {again / once:.0f} times fewer")
 
@@ -603,23 +594,23 @@ print(f"{fewer:.0f} times fewer FLOPs, {faster:.1f} times faster")
 draw_writing(with_cache, without)
 
 # %% [markdown]
-# *What to see: on the left, the first new token costs the same both ways, since the prompt must be
-# read; after it, the cost stays low with the cache and climbs without it. On the right, the times
-# follow, but they jump about and lie closer together.*
+# *What to see: on the left, the first new token costs the same both ways, since the prompt must be read;
+# after that, the cost stays low with the cache and climbs without it. On the right, the times follow the
+# same trend, but they are noisy and closer together.*
 #
-# The FLOPs fall about as the count of tokens says, the time by much less. A model this small spends
-# more time on starting each operation than on the arithmetic. You can test that: with a longer text,
-# the arithmetic without a cache grows, and the times move apart.
+# The FLOPs fall about as much as the count of tokens, the time by much less. A model this small spends
+# more time on launching each operation than on arithmetic. You can test that: with a longer text, the
+# arithmetic without a cache grows, and the times move apart.
 
 # %% [markdown]
 # ## Your turn
 #
-# Write your answer where the stub raises `NotImplementedError`. The check says what went wrong.
+# Write your answer where the stub raises `NotImplementedError`. The check tells you what went wrong.
 
 # %% [markdown]
 # ### Exercise 1: rotate (medium, 10 minutes)
 #
-# Write RoPE again, now with tables that are given. Watch the shapes: x is (B, T, H, E), and the
+# Write RoPE again, now with given tables of cos and sin. Watch the shapes: x is (B, T, H, E), and the
 # tables are (T, E/2).
 
 # %%
@@ -627,7 +618,7 @@ from picolm_lib.course.attention import checks
 
 
 def rotate(x, cos, sin):
-    """Turns every pair (feature i, feature i + E/2) of x by its position's angle.
+    """Rotates every pair (feature i, feature i + E/2) of x by its position's angle.
 
     x: (B, T, H, E). cos, sin: (T, E/2), float32. Returns (B, T, H, E) of x's dtype.
     """
@@ -646,7 +637,7 @@ checks.rotate(rotate)
 # <details><summary>Hint 2</summary>
 #
 # `cos[:, None]` is (T, 1, E/2): one angle for all heads of a token. And `.to(x.dtype)` keeps 16-bit
-# inputs at 16 bits.
+# inputs in 16 bits.
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -663,7 +654,7 @@ checks.rotate(rotate)
 # %% [markdown]
 # ### Exercise 2: share the KV heads (easy, 5 minutes)
 #
-# Copy each KV head so that there is one for each query head, neighbors sharing.
+# Copy each KV head so that there is one for each query head. Neighboring query heads share a KV head.
 
 # %%
 def expand_kv(kv, n_heads):
@@ -681,8 +672,8 @@ checks.expand_kv(expand_kv)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# With 2 KV heads and 4 query heads the order must be 0, 0, 1, 1. PyTorch has two functions that
-# repeat; one of them does this.
+# With 2 KV heads and 4 query heads the order must be 0, 0, 1, 1. PyTorch has two functions that repeat;
+# one of them gives this order.
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -697,8 +688,8 @@ checks.expand_kv(expand_kv)
 # %% [markdown]
 # ### Exercise 3: a mask for a cache (hard, 10 minutes)
 #
-# A cache holds 3 tokens, and 2 new ones come in at once. So there are 2 queries and 5 keys. Which
-# query may see which key? Write the mask for any such pair of numbers.
+# A cache contains 3 tokens, and 2 new ones arrive at once. So there are 2 queries and 5 keys. Which query
+# may see which key? Write the mask for any such pair of numbers.
 
 # %%
 def causal_mask(length, total):
@@ -714,13 +705,13 @@ checks.causal_mask(causal_mask)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Draw it for 2 and 5. Query 0 stands at position 3, so it sees keys 0 to 3. Query 1 sees all.
+# Draw it for 2 and 5. Query 0 is at position 3, so it sees keys 0 to 3. Query 1 sees all keys.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `torch.ones(length, total, dtype=torch.bool).tril(d)` keeps what lies on or below diagonal d. Which d
-# is right for 2 and 5?
+# `torch.ones(length, total, dtype=torch.bool).tril(d)` keeps what is on or below diagonal d. Which d is
+# right for 2 and 5?
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -735,16 +726,16 @@ checks.causal_mask(causal_mask)
 # %% [markdown]
 # ### Bug hunt: the patient (medium, 10 minutes)
 #
-# Somebody changed one line of `Attention.forward`. The patient has the weights of the bundled model,
-# and it runs without an error. Its stories are poor. Three suspects:
+# Somebody changed one line of `Attention.forward`. The patient has the weights of the bundled model, and
+# it runs without an error. But its stories are poor. Three suspects:
 #
 # - `"mask"`: the causal mask lets tokens see later ones;
-# - `"rope"`: positions are not turned into angles as they should be;
+# - `"rope"`: positions are not encoded as angles correctly;
 # - `"qk_norm"`: queries and keys are not normalized.
 #
-# Three tests were made on the healthy model and on the patient. In A and C, gray shows what the
-# healthy model does without a mask, and without QK-norm. (The scores in C are larger than sqrt(E),
-# since the norms of a trained model have learned gains.)
+# Three tests were run on the healthy model and on the patient. In A and C, gray shows the healthy model
+# without a mask, and without QK-norm. (The scores in C are larger than sqrt(E), since the norms of a
+# trained model have learned gains.)
 
 # %%
 from picolm_lib.course.attention.hunt import examine
@@ -763,27 +754,27 @@ checks.bug_hunt(suspect)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# In plot B all tokens are the same, so their keys are the same, but for one thing that RoPE adds.
+# In plot B all tokens are the same, so their keys are the same, except for one thing that RoPE adds.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# In A and C, does the patient go with the healthy model or with the gray one? And in B?
+# In A and C, does the patient agree with the healthy model or with the gray one? And in B?
 #
 # </details>
 # <details><summary>Solution</summary>
 #
-# It is `"rope"`. The patient applies the rotation after the heads and the sequence have changed
-# places, so axis 1 is the heads. All tokens of a head get the same angle, and distances vanish. See
-# the source with `show_source(variants._sick_forward)`, from `picolm_lib.course.attention`.
+# It is `"rope"`. The patient applies the rotation after the axes of heads and sequence were swapped, so
+# axis 1 is the heads. All tokens of a head get the same angle, and distances vanish. See the source with
+# `show_source(variants._patient_forward)`, from `picolm_lib.course.attention`.
 #
 # </details>
 
 # %% [markdown]
 # ## Playground
 #
-# A whole story now. Choose a block, a head, and the token that looks: it has a frame. The darker
-# another token, the more it takes from there. Later tokens are gray: it must not see them.
+# Now a whole story. Choose a block, a head, and the token that looks: it has a frame. The darker another
+# token, the more attention it gets. Later tokens are gray: the framed token must not see them.
 
 # %%
 from picolm_lib.course.attention.playgrounds import attention_on_story
@@ -793,10 +784,10 @@ story_pieces = ["<end>"] + [tokenizer.decode([i]) for i in story_ids[1:]]
 attention_on_story(attention_maps(model, torch.tensor(story_ids)), story_pieces)
 
 # %% [markdown]
-# *What to see: which earlier words the framed token takes from; move the three sliders, and look for
-# a head that goes back to a name.*
+# *What to see: which earlier tokens the framed token looks at; move the three sliders, and find a head
+# that looks back at a name.*
 #
-# Now write a sentence of your own, and look into any block. Try one where a name comes back, or where
+# Now write a sentence of your own, and look into any block. Try one where a name is repeated, or where
 # two things have a color.
 
 # %%
@@ -807,45 +798,46 @@ my_pieces = ["<end>"] + [tokenizer.decode([i]) for i in my_ids[1:]]
 attention_layers(attention_maps(model, torch.tensor(my_ids)), my_pieces)
 
 # %% [markdown]
-# *What to see: the last row of each head is what the model looks at to guess the next token; is the
+# *What to see: the last row of each head shows what the model looks at to predict the next token; is the
 # word that decides it dark in one of them?*
 
 # %% [markdown]
 # ## Does it matter?
 #
-# A single small run says little: two seeds of one model differ, too. So each idea was taken out, or done
-# otherwise, in a model of 6 layers on TinyStories, with three seeds. That took hours, and its results came
-# with the package. The number is bits per byte on stories that the model has not seen (how many bits it needs
-# to write down one byte of text), as a difference to the default with the same seed. **Predict** the order
-# before you look.
+# A single small run says little: two seeds of the same model differ too. So each idea was removed, or
+# replaced by an alternative, in a model of 6 layers on TinyStories, with three seeds. Such an experiment
+# is called an *ablation*. It took hours, and its results come with the package. The number is bits per
+# byte on stories that the model has not seen (how many bits it needs to encode one byte of text), as a
+# difference from the default with the same seed. **Predict** the order before you look.
 
 # %%
-from picolm_lib.course import evidence
+from picolm_lib.course import ablation_results
 
-print(evidence.about())
-evidence.draw("cpu", "02")
+print(ablation_results.about())
+ablation_results.draw("cpu", "02")
 
 # %% [markdown]
-# *What to see: a filled point lies further from zero than chance explains, a hollow one does not. To the right
+# *What to see: a filled point is further from zero than noise explains, a hollow one is not. To the right
 # of zero, the default is better. The axis is stretched around zero.*
 
 # %%
-evidence.table("cpu", "02")
+ablation_results.table("cpu", "02")
 
 # %% [markdown]
-# Only RoPE stands out. Without it the model ends about 0.17 bits per byte behind. RoPE along the heads is as
-# bad as none: every position gets the same angles, so positions vanish, and nothing crashes.
+# Only RoPE stands out. Without it the model ends about 0.17 bits per byte worse. RoPE along the heads is
+# at least as bad as no RoPE: every position gets the same angles, so positions vanish, and nothing crashes.
 #
-# For QK-norm no difference was seen, and none for the output gate, whether it is missing, has one number per
-# head, or reads the block's input. "None seen" means: less than the whiskers are long. It is no proof that
-# these ideas do nothing. The runs are short and calm, and QK-norm is an insurance, which pays when weights
-# have grown, as you saw in section 4.
+# For QK-norm no difference was seen, and none for the output gate, whether it is missing, has one number
+# per head, or reads the block's input. "No difference seen" means smaller than the confidence interval.
+# It does not prove that these ideas do nothing. The runs are short and stable, and QK-norm is insurance:
+# it pays off once weights have grown, as you saw in section 4.
 #
-# One change is better than the default: four KV heads instead of one, by 0.009. They also cost a tenth more
-# time here, 7% more parameters, and a KV cache four times as large. PicoLM keeps one KV head, because a
-# small cache is what GQA is for. If you do not generate much, take more.
+# One change is better than the default: four KV heads instead of one, by 0.009. They also cost a tenth
+# more time here, 7% more parameters, and a KV cache four times as large. PicoLM keeps one KV head,
+# because a small cache is the purpose of GQA. If you do not generate much text, use more.
 #
-# The one large effect you can see for yourself, in a minute: a smaller model, without RoPE, on the Storybook.
+# You can see the one large effect for yourself, in a minute: a smaller model, without RoPE, on the
+# Storybook.
 
 # %%
 from picolm_lib.course import race
@@ -859,32 +851,32 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
      "After the same number of tokens (lower is better)")
 
 # %% [markdown]
-# *What to see: the gap between the two bars is far larger than two seeds of one model could make it.*
+# *What to see: the gap between the two bars is far larger than two seeds of one model would give.*
 
 # %% [markdown]
 # ## Recap
 #
 # - Attention is a weighted sum of values; the causal mask keeps it from looking ahead.
-# - RoPE turns pairs of features by an angle that grows with the position; scores depend on distances.
-# - GQA shares KV heads, so that the KV cache is smaller; the result equals copied heads.
-# - QK-norm bounds the scores by sqrt(E) times its gains; the output gate lets a head keep quiet.
+# - RoPE rotates pairs of features by an angle that grows with the position; scores depend on distances.
+# - GQA shares KV heads, so that the KV cache is smaller; the result is the same as with copied heads.
+# - QK-norm bounds the scores by sqrt(E) times its gains; the output gate lets a head stay quiet.
 # - The KV cache gives the same logits with far fewer FLOPs, because the past does not change.
 
 # %% [markdown]
 # ## Three questions
 #
-# **1.** Your text begins at position 0. You insert ten blanks in front of it. Which scores between the
-# old tokens change?
+# **1.** Your text begins at position 0. You insert ten tokens before it. Which scores between the old
+# tokens change?
 #
 # <details><summary>Answer</summary>
 #
-# None in the first block: all distances stay. In later blocks they can change, since the tokens have
-# now read the blanks.
+# None in the first block: all distances stay the same. In later blocks they can change, since the tokens
+# have now read the inserted ones.
 #
 # </details>
 #
-# **2.** A model has 32 query heads. Does its KV cache shrink if you go to 16 query heads of the same
-# size on the same KV heads?
+# **2.** A model has 32 query heads. Does its KV cache shrink if you use 16 query heads of the same size
+# with the same KV heads?
 #
 # <details><summary>Answer</summary>
 #
@@ -892,12 +884,12 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 #
 # </details>
 #
-# **3.** Why is the gate fed by the query before RoPE?
+# **3.** Why does the gate read the query before RoPE?
 #
 # <details><summary>Answer</summary>
 #
-# After RoPE, the query of the same word points another way at each position. The gate would open or
-# close by absolute position, and the layer's output would change if the text began elsewhere. You
+# After RoPE, the query of the same word points in a different direction at each position. The gate would
+# open or close by absolute position, and the layer's output would change if the text began elsewhere. You
 # saw it in section 5.
 #
 # </details>
@@ -907,8 +899,8 @@ bars({name: curve.last for name, curve in curves.items()}, "bits per byte",
 #
 # Train a small model with `rope_theta=100.0` and one with `rope_theta=1_000_000.0`:
 # `small = race.run("theta 100", rope_theta=100.0)`. Then compare
-# `loss_by_position(small.model, rows[:, :257])` of both, with `draw_long_contexts(..., 128)`: they
-# read up to twice their context of 128 tokens. Does a larger theta help a model to read on?
+# `loss_by_position(small.model, rows[:, :257])` of both, with `draw_long_contexts(..., 128)`: they read
+# up to twice their context of 128 tokens. Does a larger theta help a model read further?
 
 # %% [markdown]
 # ## References

@@ -5,9 +5,10 @@
 #
 # After this notebook you can
 #
-# - say what a run costs before you start it: FLOPs, memory, minutes;
-# - train in 16 bits, without all logits, with clipped gradients and a schedule, and say why each is there;
-# - watch your own run, stop it, resume it bit for bit, and load what it learned.
+# - calculate what a run costs before you start it: FLOPs, memory, minutes;
+# - train in 16 bits, without storing all logits, with clipped gradients and a schedule, and explain each
+#   of these;
+# - watch your own run, stop it, resume it bit for bit, and load the trained model.
 #
 # **Before you start:** Python, and a little PyTorch (tensors, autograd, an optimizer's `step`). The model
 # is explained in notebooks 02 and 03, its optimizer in 04; here it is enough to know that they exist.
@@ -23,8 +24,8 @@
 # %% [markdown]
 # ## Settings
 #
-# The preset follows your device: `pico` on TinyStories with a GPU, `nano` on the Storybook without. A
-# `MINUTES` of 0 means 16 minutes of training on a GPU and 1.2 on a CPU. If the Hugging Face Hub cannot be
+# The preset follows your device: `pico` on TinyStories with a GPU, `nano` on the Storybook without one.
+# `MINUTES = 0` means 16 minutes of training on a GPU and 1.2 on a CPU. If the Hugging Face Hub cannot be
 # reached, set `DATA` to `storybook`, which needs no network.
 
 # %%
@@ -39,31 +40,31 @@ SEED = 0  # @param {type:"integer"}
 # %% [markdown]
 # ## First, travel in time
 #
-# The small model that comes with this course was saved five times while it was trained. Move the slider.
-# The prompt and the random numbers stay the same; only the training goes on.
+# The small model that comes with this course was saved five times during training. Move the slider. The
+# prompt and the random numbers stay the same; only the training progresses.
 
 # %% tags=["cover"]
-from picolm_lib.course.training.machine import time_machine
+from picolm_lib.course.training.time_machine import time_machine
 
 time_machine(PROMPT)
 
 # %% [markdown]
 # *What to see: the red dot is the checkpoint on the loss curve (the axis of tokens is logarithmic), and
-# below it stands the story that it tells; sentences come long before sense.*
+# below is the story that it writes; correct sentences come long before sense.*
 #
-# In this notebook you make such a run yourself.
+# In this notebook you do such a run yourself.
 
 # %% [markdown]
 # ## 1. The budget first
 #
-# A **FLOP** is one multiplication or addition. Per token, each weight of a matrix costs 2 on the way
-# forward: one product, one sum. The way back costs 4: the gradient of the input and that of the weight.
-# So **6 per weight and token**. The embedding is only looked up, it costs nothing. Attention's scores add
-# $6 \cdot L \cdot D \cdot T$ for $L$ blocks of width $D$ and $T$ tokens of context (halved, because of the
-# causal mask).
+# A **FLOP** is one multiplication or addition. Per token, each weight of a matrix costs 2 in the forward
+# pass: one multiplication, one addition. The backward pass costs 4: for the gradient of the input and
+# that of the weight. So **6 per weight and token**. The embedding is only looked up, so it costs nothing.
+# Attention scores add $6 \cdot L \cdot D \cdot T$ for $L$ blocks of width $D$ and $T$ tokens of context
+# (halved, because of the causal mask).
 #
-# **Predict:** `pico` has 12 blocks of width 384 and 49,152 words. What costs more, its blocks or its
-# output layer?
+# **Predict:** `pico` has 12 blocks of width 384 and a vocabulary of 49,152 tokens. Which costs more, its
+# blocks or its output layer?
 
 # %%
 from picolm_lib.config import PRESETS
@@ -75,14 +76,13 @@ budget.draw_budget(pico.model, pass_tokens, "pico")
 
 # %% [markdown]
 # *What to see: the output layer alone takes almost half of the FLOPs; below, all logits of one pass would
-# need more memory than all that stays for the whole run.*
+# need more memory than everything else that the whole run needs.*
 #
-# Check it by hand. Only sums and products:
+# Check it by hand. It takes only additions and multiplications:
 
-# %%
-# NBVAL_CHECK_OUTPUT
-from picolm_lib.mlp import pyramid_widths
-from picolm_lib.model import flops_per_token
+# %% tags=["nbval-check-output"]
+from picolm_lib.model.mlp import pyramid_widths
+from picolm_lib.model.picolm import flops_per_token
 
 D, L, T, V, E = 384, 12, 384, 49_152, 96
 attention = L * (D * 6 * E + D * D + 4 * E * E)         # qkv (4 + 1 + 1 heads), out, 4 gates
@@ -95,24 +95,23 @@ assert mine == flops_per_token(pico.model)
 
 # %% [markdown]
 # Minutes are FLOPs divided by speed. A T4's data sheet promises 65 TFLOP/s in 16 bits. No small model
-# gets near that; 10 to 20% is usual. So this is an **estimate**, and here is its arithmetic:
+# gets near that; 10 to 20% is typical. So this is an **estimate**, and here is the arithmetic:
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 batch_tokens = pico.train.batch_size * pico.model.max_seq_len
 for share in (0.10, 0.15, 0.20):
     rate = share * 65e12 / mine
     tokens = 16 * 60 * rate
     print(f"at {share:.0%} of 65 TFLOP/s: {rate:,.0f} tokens/s, {tokens / 1e6:.0f} million in 16 "
           f"minutes, {tokens / batch_tokens:,.0f} steps")
-held = sum(budget.state_bytes(pico.model).values())
-print(f"weights, gradients and momenta: {held / 1e9:.2f} GB of a T4's 15")
+needed = sum(budget.state_bytes(pico.model).values())
+print(f"weights, gradients and momenta: {needed / 1e9:.2f} GB of a T4's 15")
 
 # %% [markdown]
-# Now measure, with a few real steps on this machine. The yardstick is a plain product of two matrices:
-# the best that this machine does.
+# Now measure it, with a few real steps on this machine. For comparison there is a plain product of two
+# matrices, the best that this machine can do.
 #
-# **Predict:** which share of that will the training reach?
+# **Predict:** what share of that will training reach?
 
 # %%
 from picolm_lib.course.start import show_source
@@ -121,15 +120,15 @@ from picolm_lib.course.training.run import get_ready
 ready = get_ready(PRESET, DATA, MINUTES, SEED)
 trial = ready.trial()
 speed = budget.measure_steps(trial)
-best = budget.matmul_flops(trial.device, trial.numerics.dtype)
+best = budget.matmul_flops(trial.device, trial.precision.dtype)
 print(f"{ready.preset}: {speed.tokens_per_second:,.0f} tokens/s, "
       f"{speed.flops_per_second / 1e9:,.1f} GFLOP/s, a plain product {best / 1e9:,.1f}")
 print(f"that is {speed.flops_per_second / best:.0%}; one million tokens would take "
       f"{1e6 / speed.tokens_per_second / 60:.1f} minutes")
 
 # %% [markdown]
-# Where is the rest? In norms, softmax and the optimizer, which move much memory for few FLOPs. (Other
-# programs on your machine count too.)
+# Where does the rest go? To norms, softmax and the optimizer, which move a lot of memory for few FLOPs.
+# (Other programs on your machine count too.)
 
 # %%
 show_source(flops_per_token)
@@ -137,26 +136,26 @@ show_source(flops_per_token)
 # %% [markdown]
 # ## 2. Sixteen bits
 #
-# A T4 multiplies 16-bit numbers eight times faster than 32-bit ones. But 16 bits hold less. **bfloat16**
-# keeps float32's range and gives up digits. **float16** keeps three digits and gives up range: above
-# 65,504 comes infinity, and below 0.00000006 comes zero. A T4 has units for float16 only.
+# A T4 multiplies 16-bit numbers eight times faster than 32-bit ones. But 16 bits can represent less.
+# **bfloat16** keeps float32's range and gives up digits. **float16** keeps three digits and gives up
+# range: above 65,504 is infinity, and below 0.00000003 everything becomes zero. A T4 has hardware for
+# float16 only.
 #
-# *Mixed precision* uses 16 bits for the matrix products and 32 for all that must not be lost: the
-# weights, the optimizer, sums, the loss.
+# *Mixed precision* uses 16 bits for the matrix products and 32 bits for everything that must be precise:
+# the weights, the optimizer, sums, the loss.
 
 # %%
-from picolm_lib.course.training import numbers
+from picolm_lib.course.training import mixed_precision
 
-numbers.draw_ranges()
+mixed_precision.draw_ranges()
 
 # %% [markdown]
-# *What to see: float16's bar is short, and only half of the region where gradients usually live is inside
-# of it; the light part has fewer and fewer digits.*
+# *What to see: float16's bar is short, and only about two thirds of the region where gradients usually
+# are is inside it; the light part has fewer and fewer digits.*
 #
 # **Predict** the four numbers, then run the cell.
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 import torch
 
 half, brain = torch.float16, torch.bfloat16
@@ -166,60 +165,61 @@ print("2,049 in float16:  ", torch.tensor(2_049.0).to(half).item())
 print("257 in bfloat16:   ", torch.tensor(257.0).to(brain).item())
 
 # %% [markdown]
-# Zeros are the danger: a gradient that became zero teaches nothing, and nothing crashes. The way out is
-# old and simple. Multiply the *loss* by a large number, the **loss scale**. By the chain rule, all
-# gradients are multiplied by it. Divide them by it in float32, before the optimizer sees them.
+# Zeros are the danger: a gradient that became zero teaches nothing, and nothing crashes. The solution is
+# simple. Multiply the *loss* by a large number, the **loss scale**. By the chain rule, all gradients are
+# multiplied by it. Divide them by it in float32, before the optimizer sees them.
 #
-# These are the real gradients of the trained nano model on eight stories, computed in float32, then
+# Here are real gradients of the trained nano model on eight windows of stories, computed in float32, then
 # rounded to float16 at many scales:
 
 # %%
-from picolm_lib.batches import Batches
-from picolm_lib.checkpoint import load_run
-from picolm_lib.corpus import load_corpus
-from picolm_lib.data import prepare
+from picolm_lib.data.batches import Batches
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.tokens import tokenize_corpus
+from picolm_lib.train.checkpoint import load_run
 
 model, tokenizer, _ = load_run("bundled")
-stories = prepare(load_corpus("storybook", 400), tokenizer, show_progress=False)["train"]
+stories = tokenize_corpus(load_corpus("storybook", 400), tokenizer, show_progress=False)["train"]
 inputs, targets = Batches(stories.tokens, 256, 8, SEED).next()
-gradients = numbers.real_gradients(model, inputs, targets)
-numbers.draw_lost(gradients)
+gradients = mixed_precision.real_gradients(model, inputs, targets)
+mixed_precision.draw_lost(gradients)
 
 # %% [markdown]
 # *What to see: without a scale (0 on the left) a good part of the gradients becomes exactly zero; from
-# 2^16 on almost none is lost; far to the right they become infinite.*
+# 2^16 on few are lost; far to the right they become infinite.*
 #
-# Build it yourself: the share that vanishes.
+# Compute the share that vanishes yourself:
 
 # %%
 def vanished(values, scale):
-    """Share of the values other than zero that become zero in float16."""
+    """Share of the nonzero values that become zero in float16."""
     values = values[values != 0]
     return ((values * scale).to(torch.float16) == 0).double().mean().item()
 
 for name, values in gradients.items():
     without, scaled = vanished(values, 1), vanished(values, 2**16)
-    torch.testing.assert_close(without, numbers.lost(values, 1).zeros, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(scaled, numbers.lost(values, 2.0**16).zeros, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(without, mixed_precision.lost(values, 1).zeros, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(scaled, mixed_precision.lost(values, 2.0**16).zeros,
+                               rtol=1e-3, atol=1e-4)
     print(f"{name}: {without:.1%} vanish without a scale, {scaled:.1%} with 65,536")
     assert scaled < without
 
 # %% [markdown]
 # Which scale is right? `GradScaler` finds out by trying. If any gradient is infinite, it skips the step
-# and halves the scale. After some good steps it doubles it. Below, the weight is used in float16, so its
-# gradient really overflows above 65,504. (The usual patience is 2,000 steps; here it is 3.)
+# and halves the scale. After a number of good steps it doubles the scale. Below, the weight is used in
+# float16, so its gradient really overflows above 65,504. (By default it waits 2,000 steps; here it waits
+# 3.)
 #
 # **Predict:** the gradient of `3 * weight` is 3. At which scale will the first step succeed?
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 weight = torch.nn.Parameter(torch.ones(1))
 sgd = torch.optim.SGD([weight], lr=0.1)
 scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=3)
 for step in range(9):
     loss = (3 * weight.to(torch.float16)).float().sum()
     scaler.scale(loss).backward()
-    scaler.unscale_(sgd)                                    # back to true size, in float32
+    scaler.unscale_(sgd)                                    # back to their true size, in float32
     scale, gradient, before = scaler.get_scale(), weight.grad.item(), weight.item()
     scaler.step(sgd)                                        # does nothing after an overflow
     scaler.update()
@@ -228,22 +228,23 @@ for step in range(9):
           f"{'skipped' if weight.item() == before else 'stepped'}")
 
 # %% [markdown]
-# 3 · 2^14 = 49,152 fits, 3 · 2^15 = 98,304 does not. So it tries, falls back, and loses a step now and
-# then. That is the price of float16. The library decides about the format in one place:
+# 3 · 2^14 = 49,152 fits, 3 · 2^15 = 98,304 does not. So it tries, backs off, and loses a step now and
+# then. That is the price of float16. The library chooses the format in one place:
 
 # %%
-from picolm_lib.doctor import numerics
+from picolm_lib.device import choose_precision
 
-show_source(numerics)
+show_source(choose_precision)
 
 # %% [markdown]
-# ## 3. The loss without all logits
+# ## 3. The loss without storing all logits
 #
-# For every token the model gives V scores, the **logits**. With 12,288 tokens and 49,152 words they take
-# 12,288 · 49,152 · 4 bytes = 2.4 GB in float32. The softmax and the gradient are as large again.
+# For every token the model computes V scores, the **logits**. With 12,288 tokens and a vocabulary of
+# 49,152 they take 12,288 · 49,152 · 4 bytes = 2.4 GB in float32. The softmax and the gradient each take
+# as much again.
 #
-# But a token's loss needs its own row only. So take the rows in chunks: logits, loss and gradient of one
-# chunk, add up, and let the logits go before the next chunk comes.
+# But a token's loss needs only its own row. So process the rows in chunks: compute logits, loss and
+# gradients of one chunk, add them up, and free the logits before the next chunk.
 #
 # **Predict:** with chunks of 128 rows, how does the peak grow with the number of rows?
 
@@ -255,23 +256,23 @@ peaks = memory.loss_peaks(ROWS, VOCABULARY, 64, 128)
 memory.draw_memory(ROWS, peaks, VOCABULARY)
 
 # %% [markdown]
-# *What to see: the full loss needs about three tables of logits at its peak and grows with every row; the
-# chunked one stays flat.*
+# *What to see: the full loss needs about three times the size of the logits at its peak and grows with
+# every row; the chunked loss stays nearly flat.*
 #
-# These peaks were measured with PyTorch's profiler, on the CPU. Count the bytes by hand, and scale them up
-# to `pico`:
+# These peaks were measured with PyTorch's profiler, on the CPU. Calculate the bytes by hand, and scale
+# them up to `pico`:
 
 # %%
 full, chunked = (found[-1] for found in peaks.values())
 table = 4 * VOCABULARY * ROWS[-1]
-print(f"one table of logits {table / 1e6:.0f} MB; peak {full / table:.2f} tables, in chunks "
+print(f"all logits {table / 1e6:.0f} MB; peak {full / table:.2f} times that, in chunks "
       f"{chunked / table:.2f}")
 print(f"pico, 12,288 tokens: {full / table * 4 * V * 12_288 / 1e9:.1f} GB by the same factor, "
       f"one chunk of 512 rows {4 * V * 512 / 1e9:.1f} GB")
 assert full > 2.5 * table and chunked < 0.5 * table
 
 # %% [markdown]
-# Build it. `backward()` after each chunk adds its part to the gradients and frees its logits.
+# Now build it. `backward()` after each chunk adds its part to the gradients and frees its logits.
 
 # %%
 import torch.nn.functional as F
@@ -293,7 +294,7 @@ def fresh():
     return x, weight, torch.randint(200, (50,), generator=generator)
 
 # %%
-from picolm_lib.loss import linear_cross_entropy
+from picolm_lib.model.loss import linear_cross_entropy
 
 x, weight, targets_ = fresh()
 expected = F.cross_entropy(x @ weight.T, targets_)
@@ -310,29 +311,28 @@ for mine_, theirs in ((a, x), (b, weight), (c, x), (d, weight)):
 print("three losses, one value, the same gradients")
 
 # %%
-from picolm_lib.loss import _LinearCrossEntropy
+from picolm_lib.model.loss import _LinearCrossEntropy
 
 show_source(_LinearCrossEntropy)
 
 # %% [markdown]
-# Without it, a T4 would run out of memory at the batch that this model wants. Notice that the library
-# divides by the number of rows at the very end: a value near 1 survives float16, one near 1/12,288 may
-# not.
+# Without it, a T4 would run out of memory at this model's batch size. Notice that the library divides by
+# the number of rows at the very end: a value near 1 survives float16, one near 1/12,288 may not.
 
 # %% [markdown]
 # ## 4. Clipping, and the schedule
 #
-# Now and then a batch gives a huge gradient. **Clipping** measures the length of *all* gradients together,
-# as if they were one long vector, the **global norm**. If it is above a limit, all are multiplied by
-# limit / norm. The direction stays.
+# Now and then a batch gives a huge gradient. **Clipping** measures the length of *all* gradients
+# together, as if they were one long vector: the **global norm**. If it exceeds a limit, all gradients are
+# multiplied by limit / norm. The direction stays the same.
 #
 # The **schedule** moves the learning rate: up for the first 2% of the run, then constant, then down to
-# zero over the last half. Down, because noise from single batches averages out when steps get small.
+# zero over the last half. It goes down because noise from single batches averages out when steps get
+# small.
 #
 # By hand: gradients (3) and (4) have the norm 5. With a limit of 1 they become (0.6) and (0.8).
 
-# %%
-# NBVAL_CHECK_OUTPUT
+# %% tags=["nbval-check-output"]
 def my_clip(gradients, limit):
     norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
     return [g * (limit / norm).clamp(max=1.0) for g in gradients], norm
@@ -352,14 +352,14 @@ for limit in (1.0, 100.0):
         torch.testing.assert_close(p.grad, wanted)
 
 # %% [markdown]
-# One order matters: **unscale, then clip**. Clipped before, gradients that are 65,536 times too large would
-# all be cut, and then divided by 65,536: a step of almost nothing.
+# The order matters: **unscale, then clip**. If clipped first, gradients that are 65,536 times too large
+# would all be shortened to the limit and then divided by 65,536: a step of almost nothing.
 #
-# Now the schedule, by hand. At a quarter of a decay of one half: (1 − 0.75) / 0.5 = 0.5.
+# Now the schedule, by hand. With a decay of 0.5, after 75% of the run: (1 − 0.75) / 0.5 = 0.5.
 
 # %%
 from picolm_lib.course.training.schedules import draw_schedules
-from picolm_lib.schedule import lr_factor
+from picolm_lib.train.schedule import lr_factor
 
 run_config = PRESETS["nano"].train
 
@@ -375,8 +375,8 @@ assert my_factor(0.75) == 0.5
 draw_schedules(run_config, [my_factor(done) for done in places])
 
 # %% [markdown]
-# *What to see: warm-up, stable, decay (WSD) stays at full speed for half of the run; the cosine slows down
-# from the beginning, and must know the end from the beginning too.*
+# *What to see: warm-up, stable, decay (WSD) stays at the full rate for half of the run; the cosine slows
+# down from the start, and must know the end from the start.*
 
 # %%
 show_source(lr_factor)
@@ -384,21 +384,21 @@ show_source(lr_factor)
 # %% [markdown]
 # ## 5. Your run
 #
-# All parts together. One optimizer step: take a batch; forward and backward in 16 bits, if your device has
-# them; unscale; clip; step; next. Here is the library's:
+# Now put all parts together. One optimizer step: take a batch; forward and backward in 16 bits, if your
+# device supports it; unscale; clip; step; next. Here is the library's:
 
 # %%
-from picolm_lib.train import Trainer
+from picolm_lib.train.trainer import Trainer
 
 show_source(Trainer.step)
 
 # %% [markdown]
-# How long will it be? With a limit in minutes, nobody knows the number of steps beforehand, but the
-# schedule needs it. So the trainer times two passes, plans, and plans anew before every step with the speed
-# so far. Once the decay has begun, the end stands.
+# How long will the run be? With a limit in minutes, nobody knows the number of steps in advance, but the
+# schedule needs it. So the trainer times two passes, plans the run, and updates the plan before every
+# step with the speed so far. Once the decay has begun, the end is fixed.
 #
-# Start it. The picture is drawn anew while the run goes on, and below it stands what the model tells at
-# each evaluation. You may press the stop button: it saves first, and section 6 shows how to go on.
+# Start it. The picture is updated during the run, and below it is the story that the model writes at each
+# evaluation. You can press the stop button: the run is saved first, and section 6 shows how to resume it.
 
 # %%
 from picolm_lib.course.training.live import Live, draw_norms
@@ -410,8 +410,9 @@ trainer = ready.trainer(folder, live)
 scores = trainer.run()
 
 # %% [markdown]
-# *What to see: the loss falls fast, then slowly, and once more when the learning rate decays; validation
-# stays close to training; on the right the same in bits per byte.*
+# *What to see: the loss falls fast, then more and more slowly, and keeps falling while the learning rate
+# decays; validation
+# stays close to training; on the right is the same in bits per byte.*
 
 # %%
 minutes = trainer.progress.elapsed / 60
@@ -422,7 +423,7 @@ print(f"{scores.bits_per_byte:.3f} bits per byte on {scores.predicted:,} tokens"
 draw_norms(live.steps, ready.train.grad_clip)
 
 # %% [markdown]
-# *What to see: nearly all steps of a short run lie above the red line, so nearly all are clipped; below,
+# *What to see: the early steps are above the red line, so they are clipped; the later ones are not. Below,
 # the learning rate falls to zero exactly at the end.*
 #
 # **Bits per byte** is the number to compare, since it does not depend on the tokenizer. By hand:
@@ -439,8 +440,8 @@ show_source(evaluate)
 # %% [markdown]
 # ### What is saved
 #
-# The run's folder has everything that somebody else needs. Weights are safetensors: no pickle, so reading
-# them cannot run code.
+# The run's folder has everything that somebody else needs. The weights are safetensors, not pickles, so
+# reading them cannot run code.
 
 # %%
 for file in sorted(folder.iterdir()):
@@ -452,14 +453,15 @@ pairs = zip(loaded.parameters(), trainer.model.parameters(), strict=True)
 assert all(torch.equal(p, q) for p, q in pairs)
 
 # %%
-from picolm_lib.sampling import SampleConfig, tell
+from picolm_lib.sampling import SampleConfig, stream_text
 
-print("".join(tell(loaded, loaded_tokenizer, PROMPT, SampleConfig(max_new_tokens=150), SEED)))
+short = SampleConfig(max_new_tokens=150)
+print("".join(stream_text(loaded, loaded_tokenizer, PROMPT, short, SEED)))
 
 # %% [markdown]
-# ### Beside the original
+# ### Compared with the original
 #
-# The README of the original Simple-PicoLM by Hossein Lak shows what its model told after 16 minutes on a
+# The README of the original Simple-PicoLM by Hossein Lak shows what its model wrote after 16 minutes on a
 # T4. It begins:
 #
 # > Once upon a time, there was a little girl named Lily. She loved to play outside and explore the world
@@ -475,11 +477,12 @@ print("".join(tell(loaded, loaded_tokenizer, PROMPT, SampleConfig(max_new_tokens
 # > Lily felt happy that she helped someone in need. From that day on, she knew that if she ever needed
 # > help, she could always count on her mommy and make sure she didn't have to worry about the dog.
 #
-# Its author's own verdict: fluent grammar, some structure, and clear nonsense. Compare only if you trained
-# `pico` on TinyStories: the Storybook that `nano` learns on a CPU is a far smaller world, with about a
-# thousand words. So its bits per byte are far lower, and prove nothing about TinyStories.
+# Its author's own verdict: fluent grammar, some structure, and clear nonsense. Compare your run with it
+# only if you trained `pico` on TinyStories: the Storybook that `nano` learns on a CPU is a far smaller
+# world, with about a thousand words. So its bits per byte are far lower, and say nothing about
+# TinyStories.
 #
-# On TinyStories, others have reported these losses. Bits per byte are worked out from them with the bytes
+# On TinyStories, others have reported these losses. Bits per byte are calculated from them with the bytes
 # per token of each tokenizer:
 #
 # | run | loss | bits per byte |
@@ -492,21 +495,22 @@ print("".join(tell(loaded, loaded_tokenizer, PROMPT, SampleConfig(max_new_tokens
 # measurement.
 
 # %% [markdown]
-# ## 6. When something stops it
+# ## 6. When something interrupts it
 #
-# Colab disconnects, batteries die, memory runs out. A run is safe if everything that the next step depends
-# on is in a file: the weights, the optimizer's averages, the loss scale, the position in the data (two
-# integers: epoch and window), the random numbers.
+# Colab disconnects, batteries die, memory runs out. A run is safe if everything that the next step
+# depends on is in a file: the weights, the optimizer's averages, the loss scale, the position in the data
+# (two integers: epoch and window), and the state of the random generators.
 #
-# **Predict:** you stop a run after 7 of 20 steps and go on later. By how much do the final weights differ
-# from those of a run that was never stopped? Then look. `stop_after` does what the stop button does.
+# **Predict:** you stop a run after 7 of 20 steps and resume it later. By how much do the final weights
+# differ from those of a run that was never stopped? Then run the cell. `stop_after` does what the stop
+# button does.
 
 # %%
 import tempfile
 from pathlib import Path
 
 from picolm_lib.course.training.run import small_trainer, stop_after
-from picolm_lib.train import Interrupted
+from picolm_lib.train.signals import Interrupted
 
 place = Path(tempfile.mkdtemp())
 whole = small_trainer(place / "whole")
@@ -521,8 +525,8 @@ show_source(Batches)
 
 # %%
 second = small_trainer(place / "parts")                     # new weights, new optimizer
-second.resume()                                             # all of it replaced by the file
-print("going on from step", second.progress.step)
+second.resume()                                             # all replaced by the file
+print("resuming from step", second.progress.step)
 second.run()
 
 pairs = list(zip(whole.model.parameters(), second.model.parameters(), strict=True))
@@ -531,11 +535,11 @@ assert second.progress.step == whole.progress.step == 20
 assert all(torch.equal(a, b) for a, b in pairs)
 
 # %% [markdown]
-# Not one bit. Your own run of section 5 goes on in the same way, also after Colab threw you out, if its
-# folder is still there: `trainer = ready.trainer(folder, live)`, `trainer.resume()`, `trainer.run()`. A
-# checkpoint is written every five minutes, so that is the most you can lose.
+# Not one bit. Your own run from section 5 resumes in the same way, even after Colab disconnected you, if
+# its folder is still there: `trainer = ready.trainer(folder, live)`, `trainer.resume()`, `trainer.run()`.
+# A checkpoint is written every five minutes, so that is the most you can lose.
 #
-# Leave out the optimizer's averages, and it would still run, and be another run:
+# Without the optimizer's averages it would still run, but it would be a different run:
 
 # %%
 third = small_trainer(place / "forgetful")
@@ -547,15 +551,17 @@ apart = max((a - b).abs().max().item() for a, b in
             zip(whole.model.parameters(), third.model.parameters(), strict=True))
 print(f"without the optimizer's state: up to {apart:.4f} away")
 assert apart > 1e-4
-show_source(Trainer.state_dict)
+from picolm_lib.train.state import TrainingState
+
+show_source(TrainingState.state_dict, TrainingState.small_state_dict)
 
 # %% [markdown]
 # ### Out of memory
 #
-# A gradient is a sum over the batch. So it can be added up in parts, **micro-batches**, and the optimizer
-# steps once. If memory runs out, the trainer throws the half-made gradients away, halves the micro-batch,
-# and does the same batch again: twice as many passes, the same result. On the CPU we pretend that the
-# device holds three sequences at most.
+# A gradient is a sum over the batch. So it can be accumulated over parts, **micro-batches**, before the
+# optimizer steps once. If memory runs out, the trainer discards the incomplete gradients, halves the
+# micro-batch, and repeats the same batch: twice as many passes, the same result. On the CPU we pretend
+# that at most three sequences fit into memory.
 
 # %%
 from picolm_lib.course.training.run import pretend_memory
@@ -574,9 +580,7 @@ print(f"losses after three steps: {one['loss']:.6f} and {other['loss']:.6f}")
 torch.testing.assert_close(one["loss"], other["loss"], rtol=1e-3, atol=1e-3)
 
 # %%
-from picolm_lib.accumulate import Accumulator
-
-show_source(Accumulator.backward)
+show_source(Trainer.accumulate_gradients)
 
 # %% [markdown]
 # ### Two GPUs
@@ -588,10 +592,10 @@ show_source(Accumulator.backward)
 # torchrun --nproc-per-node 2 -- run_train.py --preset pico --run runs/pico
 # ```
 #
-# Why may it be averaged? See for yourself, on a small model:
+# Why is averaging correct? See for yourself, on a small model:
 
 # %%
-from picolm_lib.model import PicoLM
+from picolm_lib.model.picolm import PicoLM
 
 shape = PRESETS["smoke"].model
 rows, wanted = Batches(stories.tokens, shape.max_seq_len, 8, SEED).next()
@@ -609,7 +613,7 @@ torch.testing.assert_close((halves[0] + halves[1]) / 2, both, rtol=1e-3, atol=1e
 print("the mean of two halves is the whole")
 
 # %% [markdown]
-# The halves must be equal in size. Where they are not, weigh each by its share, as the accumulator does.
+# The halves must be equal in size. If they are not, weight each by its share, as the trainer does.
 # The library's tests run two real processes and compare them with one.
 
 # %% [markdown]
@@ -620,7 +624,7 @@ print("the mean of two halves is the whole")
 # %% [markdown]
 # ### Exercise 1: the schedule (medium, 10 minutes)
 #
-# `my_factor` divides by zero where a run has no warm-up or no decay. Write it for any shares, 0 included.
+# `my_factor` divides by zero if a run has no warm-up or no decay. Write it for any shares, including 0.
 
 # %%
 from picolm_lib.course.training import checks
@@ -629,7 +633,7 @@ from picolm_lib.course.training import checks
 def schedule(done, warmup, decay):
     """The factor on the learning rate, between 0 and 1.
 
-    done: share of the run that is over. warmup, decay: shares at its beginning and at its end.
+    done: share of the run that is over. warmup, decay: shares at its start and at its end.
     """
     raise NotImplementedError  # your code
 
@@ -639,13 +643,13 @@ checks.schedule(schedule)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Two straight lines: one rises from 0 at the start, the other falls to 0 at the end. Where neither is below
-# 1, the factor is 1.
+# There are two straight lines: one rises from 0 at the start, the other falls to 0 at the end. Where
+# neither is below 1, the factor is 1.
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A line that is not there must not lower the result: let it be 1.
+# A line that does not exist must not lower the result: let it be 1.
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -675,7 +679,7 @@ checks.clip(clip)
 # %% [markdown]
 # <details><summary>Hint 1</summary>
 #
-# Squares of all numbers of all tensors, one sum, one root.
+# Square all numbers of all tensors, take one sum and one root.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -698,13 +702,13 @@ checks.clip(clip)
 # ### Exercise 3: the chunked loss (hard, 15 minutes)
 #
 # The mean loss of many rows, in chunks. Rows whose target is -100 do not count. Inputs may be in 16 bits;
-# the loss is float32. (Only the value, no gradients.)
+# the loss is float32. (You need only the value, no gradients.)
 
 # %%
 def chunked_loss(x, weight, targets, chunk):
     """F.cross_entropy(x @ weight.T, targets), `chunk` rows at a time, in float32.
 
-    x: (N, D). weight: (V, D). targets: (N,), -100 counts for nothing. Returns a scalar tensor.
+    x: (N, D). weight: (V, D). targets: (N,), -100 is ignored. Returns a scalar tensor.
     """
     raise NotImplementedError  # your code
 
@@ -739,7 +743,7 @@ checks.chunked_loss(chunked_loss)
 # ### Bug hunt: too good (medium, 10 minutes)
 #
 # A colleague trained a small model on 30 stories, with a scaled loss as on a T4, and is happy: the
-# validation loss is as low as the training loss. But in use the model is bad. Three suspects:
+# validation loss is as low as the training loss. But in practice the model is bad. Three suspects:
 #
 # - `"leak"`: the validation stories are a piece of the training stream;
 # - `"endless"`: there is no end-of-text token in the data, so the model can never stop;
@@ -754,15 +758,15 @@ found = hunt.investigate()
 hunt.examine_report(found)
 
 # %% [markdown]
-# *What to see: the training losses are alike; look at the distance between training and validation in
-# both reports.*
+# *What to see: the training losses are the same; compare the gap between training and validation in both
+# reports.*
 
 # %%
 hunt.examine_insides(found)
 
 # %% [markdown]
-# *What to see: on the left, how likely the patient thinks the end of the text is, where stories end and
-# elsewhere; on the right, the length of the gradients before clipping, and as the optimizer gets them.*
+# *What to see: on the left, how likely the patient considers the end of the text, where stories end and
+# elsewhere; on the right, the norm of the gradients before clipping, and what the optimizer gets.*
 
 # %%
 suspect = None  # "leak", "endless" or "clip"
@@ -778,15 +782,15 @@ checks.bug_hunt(suspect)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# A small model that reads 30 stories again and again learns them by heart. What should happen to its loss
-# on other stories?
+# A small model that reads 30 stories again and again memorizes them. What should happen to its loss on
+# other stories?
 #
 # </details>
 # <details><summary>Solution</summary>
 #
-# It is `"leak"`. The patient's validation follows training down, because it *is* training data. The
-# healthy report shows what really happens: the model learns by heart, and its loss on other stories
-# rises.
+# It is `"leak"`. The patient's validation loss follows the training loss down, because it *is* measured
+# on training data. The healthy report shows what really happens: the model memorizes, and its loss on
+# other stories rises.
 #
 # </details>
 
@@ -794,87 +798,90 @@ checks.bug_hunt(suspect)
 # ## Playground
 #
 # The time machine again, with two more sliders. **Predict:** at a temperature of 0 (always the likeliest
-# word), which checkpoint repeats itself most? Try your own prompt: it must be one that the Storybook could
-# contain.
+# token), which checkpoint repeats itself most? Try your own prompt: it must be one that the Storybook
+# could contain.
 
 # %%
-from picolm_lib.course.training.machine import time_machine_with_dice
+from picolm_lib.course.training.time_machine import time_machine_with_sampling
 
-time_machine_with_dice("One day, Tom lost his red ball.")
+time_machine_with_sampling("One day, Tom lost his red ball.")
 
 # %% [markdown]
-# *What to see: how early names and colors are kept through the story, and which checkpoints forget
-# them.*
+# *What to see: from which checkpoint on names and colors stay the same through the story, and which
+# checkpoints forget them.*
 
 # %% [markdown]
 # ## Does it matter?
 #
-# A single small run says little: two seeds of one model differ, too. So each choice was undone in a model of
-# 6 layers on TinyStories, with three seeds. That took hours, and its results came with the package. The number
-# is bits per byte on stories that the model has not seen, as a difference to the default with the same seed.
+# A single small run says little: two seeds of the same model differ too. So each choice was reversed in a
+# model of 6 layers on TinyStories, with three seeds. Such an experiment is called an *ablation*. It took
+# hours, and its results come with the package. The number is bits per byte on stories that the model has
+# not seen, as a difference from the default with the same seed.
 #
-# **Predict:** what costs more, no decay, or no clipping? And does a limit ten times lower help?
+# **Predict:** which costs more, no decay or no clipping? And does a limit ten times lower help?
 
 # %%
-from picolm_lib.course import evidence
+from picolm_lib.course import ablation_results
 
-print(evidence.about())
-evidence.draw("cpu", "05", "01")
+print(ablation_results.about())
+ablation_results.draw("cpu", "05", "01")
 
 # %% [markdown]
-# *What to see: a filled point lies further from zero than chance explains, a hollow one does not. To the right
+# *What to see: a filled point is further from zero than noise explains, a hollow one is not. To the right
 # of zero, the default is better. The axis is stretched around zero.*
 
 # %%
-evidence.table("cpu", "05", "01")
+ablation_results.table("cpu", "05", "01")
 
 # %% [markdown]
-# The schedule matters. Without decay the run ends 0.038 bits per byte behind, with a cosine 0.030, since it
-# slows down from the beginning. A schedule in steps is the worst: it makes the last half of the run with a
-# tenth of the rate and less.
+# The schedule matters. Without decay the run ends 0.038 bits per byte worse, with a cosine 0.030, since
+# that slows down from the start. A stepwise schedule is the worst: it runs the last half with a tenth of
+# the rate or less.
 #
-# Clipping matters little. Without it the run ends 0.007 behind, just beyond the whiskers; of thirty points, one
-# or two lie there by chance. A limit ten times lower made no difference that could be seen. Muon and AdamW
-# both rescale a gradient before they step, so its length matters less to them than to plain gradient descent.
+# Clipping matters little. Without it the run ends 0.007 worse, just outside the interval; of thirty
+# points, one or two are expected to be there by chance. A limit ten times lower made no visible
+# difference. Muon and AdamW both rescale a gradient before they step, so its length matters less to them
+# than to plain gradient descent.
 #
-# The vocabulary matters, too. At equal tokens, 8,192 are better than the default's 4,096 by 0.045: the loss per
-# token is about the same, but each token holds 3.5% more text. They cost a fifth more time; at equal time 0.014
-# is left. SmolLM's 49,152 tokens were made for all kinds of text, not for these stories: each holds less of them
-# than one of the 8,192 does, they take three times as long, and at equal time they are far behind.
+# The vocabulary matters too. At equal tokens, a vocabulary of 8,192 is better than the default's 4,096 by
+# 0.045: the loss per token is about the same, but each token covers about 3% more text. It costs a fifth
+# more time; at equal time an advantage of 0.014 is left. SmolLM's 49,152 tokens were made for all kinds
+# of text, not for these stories: each covers less of them than one of the 8,192 does, training takes
+# three times as long, and at equal time this vocabulary is far worse.
 #
-# All this was measured on stories that are seen once. The next picture is of runs that see a quarter of the
-# stories four times.
+# All of this was measured on stories that are seen once. The next picture shows runs that see a quarter
+# of the stories four times.
 
 # %%
-print(evidence.about("repeated"))
-evidence.draw("repeated")
+print(ablation_results.about("repeated"))
+ablation_results.draw("repeated")
 
 # %% [markdown]
-# *What to see: which points changed sides, or lie further out, when stories are repeated.*
+# *What to see: which points changed sides, or moved further out, when stories are repeated.*
 #
-# Here the order turns. All runs end near 1.5 bits per byte, far above the 1.24 of stories that are seen once:
-# with so few stories, a model learns them by heart. What learns more slowly is ahead now, such as embeddings
-# without their factor, and AdamW alone. So these points do not say what learns best, but what learns by heart
-# least. With few data, make fewer passes before you change the model.
+# Here the order reverses. All runs end near 1.5 bits per byte, far above the 1.24 of stories that are
+# seen once: with so few stories, a model memorizes them. Variants that learn more slowly are now ahead,
+# such as embeddings without their factor, and AdamW alone. So these points do not show what learns best,
+# but what memorizes least. With little data, make fewer passes before you change the model.
 
 # %% [markdown]
 # ## Recap
 #
 # - 6 FLOPs per weight and token; in `pico` the output layer alone takes almost half.
-# - float16 loses small gradients; a loss scale saves them, and `GradScaler` finds it by trying.
-# - The loss needs one row of logits at a time, so memory need not grow with the batch.
+# - float16 loses small gradients; a loss scale saves them, and `GradScaler` finds it by trial.
+# - The loss needs one row of logits at a time, so its memory does not have to grow with the batch.
 # - Unscale, then clip by the global norm, then step; let the learning rate fall to zero at the end.
-# - A run that keeps all its state goes on bit for bit; too little memory costs time, not quality.
+# - A run that saves all of its state resumes bit for bit; too little memory costs time, not quality.
 
 # %% [markdown]
 # ## Three questions
 #
-# **1.** You double the batch. Which parts of the memory grow, and which stay?
+# **1.** You double the batch. Which parts of the memory grow, and which stay the same?
 #
 # <details><summary>Answer</summary>
 #
-# The activations and, if the loss holds them all, the logits. Weights, gradients and the optimizer's
-# averages stay.
+# The activations grow and, if the loss keeps all of them, the logits. Weights, gradients and the
+# optimizer's averages stay the same.
 #
 # </details>
 #
@@ -882,24 +889,24 @@ evidence.draw("repeated")
 #
 # <details><summary>Answer</summary>
 #
-# It has the range of float32. A gradient of 1e-20 is kept, with two digits.
+# It has the range of float32. A gradient of 1e-20 survives, with two digits.
 #
 # </details>
 #
-# **3.** Your validation loss is as low as your training loss after 50 epochs on few data. Do you
+# **3.** Your validation loss is as low as your training loss after 50 epochs on little data. Do you
 # celebrate?
 #
 # <details><summary>Answer</summary>
 #
-# No. You look for a leak: a model that reads the same data 50 times knows them better than others.
+# No. Look for a leak: a model that reads the same data 50 times knows it better than other data.
 #
 # </details>
 
 # %% [markdown]
 # ## Experiment
 #
-# How long should the decay be? Try `race.run("decay 0.2", decay=0.2)` and `decay=0.9`, with three seeds each
-# and `race` from `picolm_lib.course`. Does the answer change when you double `tokens`?
+# How long should the decay be? Try `race.run("decay 0.2", decay=0.2)` and `decay=0.9`, with three seeds
+# each and `race` from `picolm_lib.course`. Does the answer change when you double `tokens`?
 
 # %% [markdown]
 # ## References
@@ -911,7 +918,7 @@ evidence.draw("repeated")
 # - Shengding Hu et al., "MiniCPM: Unveiling the Potential of Small Language Models with Scalable Training
 #   Strategies", 2024 (WSD).
 # - Erik Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", 2024 (the loss without
-#   all logits).
+#   storing all logits).
 # - Ronen Eldan and Yuanzhi Li, "TinyStories: How Small Can Language Models Be and Still Speak Coherent
 #   English?", 2023.
 # - Hossein Lak, Simple-PicoLM, README (the 16-minute story).

@@ -1,1 +1,1 @@
-"""What only the notebooks need: pictures, sliders, checks. Nothing of the package imports it."""
+"""What only the notebooks need: pictures, sliders, checks. Nothing else imports it."""

@@ -1,7 +1,7 @@
 """Checks that say what went wrong, not only that it did.
 
-An `Exercise` knows the right function and the mistakes that people make. It runs the learner's
-function, and where the answer is wrong it looks which mistake gives the same wrong answer. So the
+An `Exercise` knows the correct function and the mistakes that people make. It runs the learner's
+function, and if the answer is wrong, it finds the mistake that gives the same wrong answer. So the
 message names the likely bug. A `BugHunt` does the same for a choice among suspects.
 """
 
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 RTOL, ATOL = 1e-4, 1e-5
-RTOL_16, ATOL_16 = 3e-2, 3e-2  # two ways of the same rounding in 16 bits
-STOPPED = "stopped"  # in place of an answer: there was an error
+# For 16-bit results, which differ in their rounding.
+RTOL_16, ATOL_16 = 3e-2, 3e-2
+# Stands in for an answer where there was an error.
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class Exercise:
     """A function to write.
 
     Args:
-        reference: a right one.
+        reference: a correct one.
         cases: makes the inputs, a list of argument tuples, the same at every call. They must be
-            rich enough that each mistake gives another answer than the reference in one of them.
-        mistakes: what to say -> a function that makes this mistake.
-        praise: what to say to a right answer.
+            rich enough that each mistake differs from the reference in at least one of them.
+        mistakes: message -> a function that makes this mistake.
+        praise: the message for a correct answer.
     """
 
     reference: Callable
@@ -66,9 +68,9 @@ class Exercise:
                 return Verdict(False, "Not yet: your function returns nothing; it needs a return.")
             if value is ...:
                 return Verdict(False, "Not yet: write your answer in this cell, then run it again. "
-                                      "Two hints stand below.")
+                                      "There are two hints below.")
             if not _same(used, arguments):
-                return _no("the answer aside, your function changed its input in place, and the "
+                return _no("whatever it returns, your function changed its input in place, and the "
                            "caller still needs it. Make a new value instead.")
             given.append(value)
         if error is not None and all(value is STOPPED for value in given):
@@ -86,12 +88,12 @@ class Exercise:
 
 @dataclass(frozen=True)
 class BugHunt:
-    """A fault to find.
+    """A bug to find.
 
     Args:
         culprit: the right suspect.
-        alibis: the other suspects -> what the plots would show if it were them.
-        praise: what to say to the right answer.
+        alibis: the other suspects -> what the plots would show if one of them were the bug.
+        praise: the message for the right answer.
     """
 
     culprit: str
@@ -108,7 +110,7 @@ class BugHunt:
         if name in self.alibis:
             return _no(self.alibis[name])
         names = ", ".join(sorted([self.culprit, *self.alibis]))
-        return _no(f"{suspect!r} is not among the suspects: {names}.")
+        return _no(f"{suspect!r} is not one of the suspects: {names}.")
 
 
 def _no(message: str) -> Verdict:
@@ -116,7 +118,7 @@ def _no(message: str) -> Verdict:
 
 
 def _answers(mistake: Callable, cases: list[tuple]) -> list[Any]:
-    """What a mistake answers to each case, or that it stops there."""
+    """What a mistake answers in each case, or STOPPED where it raises an error."""
     answers = []
     for arguments in cases:
         try:
@@ -140,7 +142,8 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(_same(left[k], right[k]) for k in left)
     if isinstance(right, int) and isinstance(left, float):
-        return False  # a count is a whole number
+        # A count must be an integer.
+        return False
     if isinstance(left, float) or isinstance(right, float):
         try:
             return abs(left - right) <= ATOL * 1e-3 + RTOL * abs(right)
@@ -152,7 +155,7 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _difference(given: list, wanted: list) -> str:
-    """The first difference, for a mistake that nobody has foreseen."""
+    """The first difference, for a mistake that is not in the list."""
     mine, right = next((a, b) for a, b in zip(given, wanted, strict=True) if not _same(a, b))
     if not isinstance(mine, Tensor) or not isinstance(right, Tensor):
         if type(mine) is not type(right):
@@ -165,7 +168,7 @@ def _difference(given: list, wanted: list) -> str:
         return f"the dtype should be {right.dtype}, yours is {mine.dtype}."
     far = ~torch.isclose(mine.double(), right.double(), RTOL, ATOL)
     place = tuple(far.nonzero()[0].tolist())
-    return (f"{far.sum().item()} of {far.numel()} numbers differ; the first one stands at "
+    return (f"{far.sum().item()} of {far.numel()} numbers differ; the first one is at "
             f"{list(place)}: {mine[place].item():.5g} instead of {right[place].item():.5g}.")
 
 

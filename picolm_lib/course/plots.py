@@ -1,11 +1,11 @@
 """The look of the course's pictures, and the parts that several notebooks draw with.
 
-A picture is drawn by a pure function, without pyplot and its hidden state, and comes back as a
-`Picture`: a PNG that every notebook shows, small enough to be kept in the file. Its text says what
-it shows, for those who cannot see it.
+A picture is drawn by a pure function, without pyplot and its hidden state, and is returned as a
+`Picture`: a PNG that any notebook can show, small enough to be stored in the file. Its text says
+what it shows, for people who cannot see it.
 
-The colors are those of Masataka Okabe and Kei Ito, "Color Universal Design", 2008, which people
-with any kind of color vision tell apart.
+The colors are those of Masataka Okabe and Kei Ito, "Color Universal Design", 2008. People with any
+kind of color vision can distinguish them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import NullLocator
 from PIL import Image, ImageDraw, ImageFont
 
@@ -29,13 +30,15 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, INK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#222222")
 CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 TINTS = ("#D6E8F5", "#FBE8C0", "#CDEBE1", "#F7D9C8", "#F3DEEA", "#E4E4E4")  # behind dark text
-WIDTH, DPI, COLORS = 7.0, 144, 96  # inches; dots per inch; colors of the finished PNG
-TITLE_HEIGHT, LINE_HEIGHT = 44, 33  # of token_boxes, in pixels
-STYLE = {"font.size": 9.5, "axes.titlesize": 10.5, "axes.spines.top": False,
+# Inches; dots per inch; colors of the finished PNG.
+WIDTH, DPI, COLORS = 7.0, 144, 96
+# Of token_boxes, in pixels.
+TITLE_HEIGHT, LINE_HEIGHT = 44, 33
+STYLE: dict[Any, Any] = {"font.size": 9.5, "axes.titlesize": 10.5, "axes.spines.top": False,
          "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.labelcolor": INK,
          "xtick.color": "#555555", "ytick.color": "#555555", "legend.frameon": False,
          "axes.grid": True, "grid.color": "#E8E8E8", "axes.axisbelow": True,
-         "lines.linewidth": 1.8, "axes.prop_cycle": mpl.cycler(color=CYCLE)}
+         "lines.linewidth": 1.8, "axes.prop_cycle": cycler(color=CYCLE)}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Picture:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         return ({"image/png": self.png, "text/plain": repr(self)},
-                {"image/png": {"width": int(100 * WIDTH)}})
+                {"image/png": {"width": int(100 * WIDTH), "alt": self.text}})
 
 
 def canvas(height: float = 3.2, rows: int = 1, columns: int = 1, **options: Any,
@@ -105,7 +108,7 @@ def plain(axes: Axes) -> Axes:
 
 def lines(curves: dict[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, title: str,
           text: str, height: float = 3.2, log_x: bool = False, log_y: bool = False) -> Picture:
-    """Labelled curves in one plot.
+    """Labeled curves in one plot.
 
     Args:
         curves: name -> (x values, y values).
@@ -140,8 +143,8 @@ def intervals(points: dict[str, tuple[float, float]], x: str, title: str, text: 
     Args:
         points: name -> (difference, half the width of its interval).
         x: label of the axis, with its unit.
-        linear: up to here the axis is linear on both sides, beyond it is logarithmic: small
-            differences are seen beside large ones.
+        linear: the axis is linear up to this value on both sides, and logarithmic beyond it, so
+            that small differences can be seen beside large ones.
     """
     figure, axes = canvas(0.9 + 0.25 * len(points))
     for row, (middle, half) in enumerate(points.values()):
@@ -166,23 +169,26 @@ def intervals(points: dict[str, tuple[float, float]], x: str, title: str, text: 
 
 def token_boxes(pieces: Sequence[str], title: str, text: str, colors: Sequence[str] | None = None,
                 columns: int = 76, most_rows: int = 14) -> Picture:
-    """A text whose pieces have a background of their own, so that each token can be seen.
+    """A text in which every token has its own background color.
 
-    It is drawn letter by letter on a grid, without axes, since a slider wants it at once.
+    It is drawn letter by letter on a grid, without axes, so that a slider can redraw it at once.
 
     Args:
         pieces: the text, cut into tokens. A line break is shown as a sign and breaks the line.
-        colors: the background of each piece, light enough for dark letters; None takes turns.
+        colors: the background of each piece, light enough for dark letters; None cycles through
+            the default ones.
         columns: characters per line.
-        most_rows: lines to show; the rest is left away, and the picture says so.
+        most_rows: lines to show; the rest is omitted, and the picture says so.
     """
     colors = colors or [TINTS[number % len(TINTS)] for number in range(len(pieces))]
-    cells, row, column = [], 0, 0                                    # row, column, sign, color, gap
+    # Each cell is (row, column, sign, color, gap).
+    cells, row, column = [], 0, 0
     for piece, color in zip(pieces, colors, strict=True):
         for place, sign in enumerate(piece, start=1):
             if column == columns:
                 row, column = row + 1, 0
-            gap = 3 if place == len(piece) else 1                    # pixels: a seam between tokens
+            # In pixels: a wider seam between tokens.
+            gap = 3 if place == len(piece) else 1
             cells.append((row, column, "¶" if sign == "\n" else sign, color, gap))
             row, column = (row + 1, 0) if sign == "\n" else (row, column + 1)
     rows = min(max((r for r, *_ in cells), default=0) + 1, most_rows)
@@ -208,8 +214,10 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _png(image: Image.Image, text: str) -> Picture:
-    # A drawing has few colors. Naming each once makes the file several times smaller.
-    small = image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+    # A drawing has few colors, so a palette makes the file several times smaller. By coverage: then
+    # the color of a single dot is kept, too.
+    small = image.convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE,
+                                          dither=Image.Dither.NONE)
     stream = io.BytesIO()
     small.save(stream, "PNG", optimize=True)
     return Picture(stream.getvalue(), text)

@@ -1,4 +1,4 @@
-"""What every notebook does first: which preset, which seed, and what this machine is."""
+"""What every notebook does first: the preset, the seed, and a report of this machine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from IPython.display import Markdown
 
 from picolm_lib.config import PRESETS, PicoError
-from picolm_lib.doctor import doctor, numerics
+from picolm_lib.device import choose_precision, device_report
 
 
 def preset_name() -> str:
     """The preset that fits this machine: $PICOLM_PRESET, else "pico" on a GPU and "nano" on a CPU.
 
     Raises:
-        PicoError: $PICOLM_PRESET names no preset.
+        PicoError: $PICOLM_PRESET is not the name of a preset.
     """
     name = os.environ.get("PICOLM_PRESET") or (
-        "pico" if numerics().device.type == "cuda" else "nano")
+        "pico" if choose_precision().device.type == "cuda" else "nano")
     if name not in PRESETS:
         raise PicoError(f"PICOLM_PRESET is {name!r}; choose one of {', '.join(PRESETS)}.")
     return name
@@ -29,10 +29,11 @@ def preset_name() -> str:
 def start(seed: int = 0) -> None:
     """Seeds PyTorch and prints a table of versions, device, dtype, seed and preset."""
     torch.manual_seed(seed)
-    print(doctor(seed=seed, preset=preset_name()))
+    print(device_report(seed=seed, preset=preset_name()))
 
 
-def show_source(thing: Callable) -> Markdown:
-    """The library's own source of a function or class."""
-    return Markdown(f"`{thing.__module__}.{thing.__qualname__}`\n"
-                    f"```python\n{inspect.getsource(thing).rstrip()}\n```")
+def show_source(*things: Callable) -> Markdown:
+    """The library's own source of functions or classes."""
+    return Markdown("\n\n".join(f"`{thing.__module__}.{thing.__qualname__}`\n"
+                                f"```python\n{inspect.getsource(thing).rstrip()}\n```"
+                                for thing in things))

@@ -1,7 +1,7 @@
 """Playgrounds: a few sliders over a pure function that draws.
 
-Only what ipywidgets 7.7 (Colab) and 8 share is used. The picture is a plain image, so no output has
-to be caught, and a slider that moves is answered by one small message.
+It uses only what ipywidgets 7.7 (Colab) and 8 share. The picture is a plain image, so no output has
+to be captured, and each move of a slider is answered with one small message.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Playground:
 
     Args:
         draw: makes a picture from one value per slider, given by name.
-        later: draws a second picture below the first, from the same values. For what takes longer:
-            the first picture has been sent when this one is begun.
+        later: draws a second picture below the first, from the same values. It is for what takes
+            longer: the first picture has been sent before this one is started.
         sliders: name of the parameter -> its slider.
 
-    Where no sliders can be shown, as on GitHub, the first picture stands in for them.
+    Where sliders cannot be shown, as on GitHub, the first picture is shown instead.
     """
 
     def __init__(self, draw: Callable[..., Picture], later: Callable[..., Picture] | None = None,
@@ -33,8 +33,9 @@ class Playground:
         self.draws = (draw,) if later is None else (draw, later)
         self.sliders = sliders
         self.pictures = [self._draw(number) for number in range(len(self.draws))]
+        # Without a margin the image fits its box.
         self.images = [ipywidgets.Image(value=picture.png, format="png", width=int(100 * WIDTH),
-                                        layout=ipywidgets.Layout(margin="0"))  # fits its box
+                                        layout=ipywidgets.Layout(margin="0"))
                        for picture in self.pictures]
         for slider in sliders.values():
             slider.observe(self._redraw, names="value")
@@ -42,7 +43,7 @@ class Playground:
 
     @property
     def picture(self) -> Picture:
-        """What is seen now."""
+        """What is shown now."""
         return stack(*self.pictures) if len(self.pictures) > 1 else self.pictures[0]
 
     @property
@@ -68,7 +69,7 @@ class Playground:
 
 def slider(label: str, value: float, smallest: float, largest: float, step: float = 1,
            ) -> ipywidgets.ValueWidget:
-    """A slider over numbers: whole ones if all of its numbers are whole."""
+    """A slider over numbers: over integers if all of its arguments are integers."""
     whole = all(isinstance(number, int) for number in (value, smallest, largest, step))
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     return kind(value=value, min=smallest, max=largest, step=step, **_looks(label))
@@ -86,9 +87,9 @@ def _looks(label: str) -> dict:
 
 
 def _row(slider: ipywidgets.ValueWidget) -> ipywidgets.HBox:
-    """The label beside its slider, or above it where there is little room, as on a phone.
+    """The label beside its slider, or above it where space is tight, as on a phone.
 
-    A slider's own label would never give way, and push the slider out of sight.
+    A slider's own label would never wrap, and would push the slider out of sight.
     """
     label = ipywidgets.Label(slider.description, layout=ipywidgets.Layout(flex="0 0 150px"))
     slider.description = ""

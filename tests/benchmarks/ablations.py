@@ -5,10 +5,10 @@
     python tests/benchmarks/ablations.py --setting repeated ...
 
 Every run is a line in results/ablations-<setting>.jsonl: bits per byte on the whole validation
-split of TinyStories. An interrupted call goes on where it was. Of the variants that are swept over
-learning rates, all rates run with the first seed, and only the best goes on. Runs share a seed, so
-initial weights and order of the data are alike where the shapes are; what is compared is the
-difference to the default with the same seed. Each process computes on one thread (--workers of
+split of TinyStories. An interrupted call resumes where it was. For variants that are swept over
+learning rates, all rates run with the first seed, and only the best one continues. Runs share a
+seed, so initial weights and data order are equal where the shapes are; what is compared is the
+difference from the default with the same seed. Each process computes on one thread (--workers of
 them at a time), and processor seconds count the work, not what else the machine does.
 """
 
@@ -32,13 +32,14 @@ from record import RESULTS, machine
 from variants import DEFAULT, SMOLLM, VARIANTS, Variant
 
 from picolm_lib.config import PRESETS, PicoConfig, TrainConfig
-from picolm_lib.corpus import load_corpus
-from picolm_lib.data import TokenFile, prepare, tokenizer_for
+from picolm_lib.data.cache import tokenizer_for
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.token_file import TokenFile
+from picolm_lib.data.tokens import tokenize_corpus
 from picolm_lib.evaluate import Scores, evaluate
-from picolm_lib.model import PicoLM, count_parameters
-from picolm_lib.muon import MuonAdamW
-from picolm_lib.report import Report
-from picolm_lib.train import Trainer
+from picolm_lib.model.picolm import PicoLM, count_parameters
+from picolm_lib.train.metrics import MetricsLogger
+from picolm_lib.train.trainer import Trainer
 
 # Of the processes that train: one thread each, and memory that stays with them (glibc; 8% faster).
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_TOP_PAD_": str(2**28),
@@ -75,22 +76,19 @@ SETTINGS = {
 
 
 class VariantTrainer(Trainer):
-    """A Trainer with another optimizer and schedule. It tells no story, which most could not."""
+    """A Trainer with another optimizer and schedule. It writes no story, which most could not."""
 
     def __init__(self, variant: Variant, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, show=False, **options)
+        super().__init__(*arguments, show=False, groups=variant.groups, **options)
         self.variant = variant
-        self.optimizer = MuonAdamW(
-            variant.groups(self.model), weight_decay=self.config.weight_decay,
-            betas=(self.config.adamw_beta1, self.config.adamw_beta2), dtype=self.numerics.dtype)
 
-    def _set_rates(self, factor: float) -> None:
-        middle = (self.progress.tokens + self.batch_tokens / 2) / self.plan()
-        super()._set_rates(self.variant.schedule(min(middle, 1.0), self.config))
+    def _set_lr(self, factor: float) -> None:
+        middle = (self.progress.tokens + self.batch_tokens / 2) / self.total_tokens
+        super()._set_lr(self.variant.schedule(min(middle, 1.0), self.config))
 
-    def evaluate(self, report: Report, limit: int | None = None) -> Scores:
+    def evaluate(self, logger: MetricsLogger, limit: int | None = None) -> Scores:
         """Scores the validation documents."""
-        return evaluate(self.model, self.files["validation"], self.numerics, limit)
+        return evaluate(self.model, self.files["validation"], self.precision, limit)
 
 
 def make_trainer(name: str, setting: Setting, seed: int,
@@ -101,7 +99,7 @@ def make_trainer(name: str, setting: Setting, seed: int,
     corpus = load_corpus(paths["data"])
     tokenizer = tokenizer_for(paths["smollm"] if tokenizer_name == SMOLLM else tokenizer_name,
                               corpus)
-    files = dict(prepare(corpus, tokenizer, show_progress=False))
+    files = dict(tokenize_corpus(corpus, tokenizer, show_progress=False))
     if setting.unique:
         train = files["train"]
         files["train"] = TokenFile(train.tokens[:setting.unique + 1], train.count)
@@ -119,7 +117,7 @@ def train(name: str, setting: Setting, seed: int, paths: Mapping[str, str]) -> d
     while trainer.progress.tokens < trainer.config.max_tokens:
         trainer.step()
     used = time.process_time() - used
-    scores = evaluate(trainer.model, trainer.files["validation"], trainer.numerics)
+    scores = evaluate(trainer.model, trainer.files["validation"], trainer.precision)
     return {"variant": name, "seed": seed, "tokens": trainer.progress.tokens,
             "bpb": round(scores.bits_per_byte, 5), "loss": round(scores.loss, 5),
             "seconds": round(trainer.progress.seconds, 1), "processor_seconds": round(used, 1),
@@ -130,7 +128,7 @@ def train(name: str, setting: Setting, seed: int, paths: Mapping[str, str]) -> d
 def _machine(trainer: Trainer) -> dict[str, Any]:
     about = machine()
     return {"machine": about["gpu"] or f"{about['processor']}, {about['cores']} cores",
-            "threads": about["threads"], "dtype": str(trainer.numerics.dtype).split(".")[-1],
+            "threads": about["threads"], "dtype": str(trainer.precision.dtype).split(".")[-1],
             "torch": about["torch"], "date": about["date"]}
 
 

@@ -5,7 +5,7 @@
 
 A small model (6 layers, d 192, 4 heads, 1 KV head, context 256), an own BPE of 4,096 tokens trained
 on the training split, 983,040 tokens, bits per byte on the whole validation split at the end. Every
-run is a line in results/choices.jsonl, so an interrupted call goes on where it was, and calls may
+run is a line in results/choices.jsonl, so an interrupted call resumes where it was, and calls may
 share the work (--only). --table turns the lines into results/choices.md. A run takes two to five
 minutes on two CPU cores.
 """
@@ -25,9 +25,10 @@ from pathlib import Path
 import torch
 
 from picolm_lib.config import PicoConfig, TrainConfig
-from picolm_lib.corpus import load_corpus
-from picolm_lib.data import prepare, tokenizer_for
-from picolm_lib.train import Trainer
+from picolm_lib.data.cache import tokenizer_for
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.tokens import tokenize_corpus
+from picolm_lib.train.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 LINES = RESULTS / "choices.jsonl"
@@ -91,13 +92,13 @@ def run(changes: dict | Callable[[Trainer], None], seed: int, data: str, model: 
     corpus = load_corpus(data)
     tokenizer = tokenizer_for(f"bpe:{values['vocab_size']}", corpus)
     trainer = Trainer(_take(PicoConfig, values), _take(TrainConfig, values), tokenizer,
-                      prepare(corpus, tokenizer))
+                      tokenize_corpus(corpus, tokenizer))
     if callable(changes):
         changes(trainer)
     scores = trainer.run()
     return {"seed": seed, "tokens": trainer.progress.tokens, "bpb": round(scores.bits_per_byte, 5),
             "loss": round(scores.loss, 5), "seconds": round(trainer.progress.seconds, 1),
-            "dtype": str(trainer.numerics.dtype), "threads": torch.get_num_threads(),
+            "dtype": str(trainer.precision.dtype), "threads": torch.get_num_threads(),
             "machine": platform.machine(), "torch": torch.__version__,
             "date": datetime.date.today().isoformat()}
 

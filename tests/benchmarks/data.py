@@ -1,14 +1,15 @@
-"""What data preparation costs beside the bare tokenizer, what it holds in memory, and how long
+"""What data preparation costs beside the bare tokenizer, how much memory it takes, and how long
 training waits for data.
 
     python tests/benchmarks/data.py speed
     python tests/benchmarks/data.py memory --megabytes 100 1000
     python tests/benchmarks/data.py waiting
 
-`speed`: `prepare`, from the files of the corpus to the finished token file, against the tokenizer's
-own `encode_batch_fast` over the same texts in memory, in the batch size that suits it best and with
-its results thrown away. Both take turns in one process; the ratio is that of the medians. The time
-of a busy machine says little, so the ratio of processor seconds stands beside it.
+`speed`: `tokenize_corpus`, from the files of the corpus to the finished token file, against the
+tokenizer's own `encode_batch_fast` over the same texts in memory, in the batch size that suits it
+best and with its results thrown away. Both take turns in one process; the ratio is that of the
+medians. On a busy machine wall time says little, so the ratio of processor seconds is given as
+well.
 
 `memory`: writes Storybook text of several sizes, prepares each in a process of its own, and looks
 at its memory ten times a second.
@@ -39,12 +40,13 @@ from pathlib import Path
 import torch
 from record import CORES, clock, write
 
-from picolm_lib import storybook
 from picolm_lib.config import PRESETS
-from picolm_lib.corpus import load_corpus
-from picolm_lib.data import Count, TokenFile, prepare
-from picolm_lib.tokenizer import load_tokenizer
-from picolm_lib.train import Trainer
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.token_file import TokenCounts, TokenFile
+from picolm_lib.data.tokenizer import load_tokenizer
+from picolm_lib.data.tokens import tokenize_corpus
+from picolm_lib.storybook import story as storybook
+from picolm_lib.train.trainer import Trainer
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 BATCHES = (64, 256, 1_000, 4_000)
@@ -53,7 +55,7 @@ BATCHES = (64, 256, 1_000, 4_000)
 # --- speed ---------------------------------------------------------------------------------------
 
 def speed(options: argparse.Namespace, folder: Path) -> None:
-    """`prepare` against the bare tokenizer."""
+    """`tokenize_corpus` against the bare tokenizer."""
     tokenizer = load_tokenizer(options.tokenizer)
     texts = [text for _, text in load_corpus(options.data).documents()]
     rng = random.Random(0)
@@ -77,7 +79,7 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
 
     def whole(path: Path) -> None:
         os.environ["PICOLM_CACHE"] = str(folder / "cache")
-        prepare(load_corpus(str(path)), tokenizer, show_progress=False)
+        tokenize_corpus(load_corpus(str(path)), tokenizer, show_progress=False)
         shutil.rmtree(folder / "cache")
 
     def read(path: Path) -> None:
@@ -88,7 +90,7 @@ def speed(options: argparse.Namespace, folder: Path) -> None:
         "bare tokenizer": (bare, best), "bare tokenizer, ids taken as lists": (bare_ids, best)}
     for kind, path in corpora.items():
         read(path)                                                   # the library's own cache
-        tasks |= {f"prepare, {kind}": (whole, path), f"only reading, {kind}": (read, path)}
+        tasks |= {f"tokenize_corpus, {kind}": (whole, path), f"only reading, {kind}": (read, path)}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     loads = []
     for _ in range(options.repeats):
@@ -135,7 +137,7 @@ def _line(text: str, kind: str) -> bytes:
 # --- memory --------------------------------------------------------------------------------------
 
 def memory(options: argparse.Namespace, folder: Path) -> None:
-    """The most that a process holds while it prepares corpora of several sizes."""
+    """Peak memory of a process that prepares corpora of several sizes."""
     rows = []
     for megabytes in options.megabytes:
         if shutil.disk_usage(folder).free < 5e6 * megabytes:
@@ -152,8 +154,8 @@ def memory(options: argparse.Namespace, folder: Path) -> None:
 def write_stories(path: Path, size: int) -> int:
     """Storybook text of at least `size` bytes; returns its bytes.
 
-    Told once, the stories come again and again, each time with another number in front, so that all
-    documents differ.
+    Generated once, the stories come again and again, each time with another number in front, so
+    that all documents differ.
     """
     told, written = [story.text for story in storybook.stories(60_000)], 0
     with path.open("wb") as stream:
@@ -167,11 +169,11 @@ def write_stories(path: Path, size: int) -> int:
 
 PREPARE = """
 import sys
-from picolm_lib.corpus import load_corpus
-from picolm_lib.data import prepare
-from picolm_lib.tokenizer import load_tokenizer
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.tokens import tokenize_corpus
+from picolm_lib.data.tokenizer import load_tokenizer
 tokenizer = load_tokenizer(sys.argv[2])
-files = prepare(load_corpus(sys.argv[1]), tokenizer, show_progress=False)
+files = tokenize_corpus(load_corpus(sys.argv[1]), tokenizer, show_progress=False)
 print(sum(file.count.bytes for file in files.values()))
 """
 
@@ -227,10 +229,11 @@ def waiting(options: argparse.Namespace, folder: Path) -> None:
         tokenizer = load_tokenizer("bundled" if preset.model.vocab_size == 2_048
                                    else options.tokenizer)
         os.environ["PICOLM_CACHE"] = str(folder / "cache")
-        files = prepare(load_corpus(options.data), tokenizer, show_progress=False)
+        files = tokenize_corpus(load_corpus(options.data), tokenizer, show_progress=False)
         path = enlarge(files["train"], folder / f"{name}.bin", 10**6 * options.megabytes)
         import numpy as np
-        big = TokenFile(np.memmap(path, dtype="<u2", mode="r"), Count(1, 1, path.stat().st_size))
+        big = TokenFile(np.memmap(path, dtype="<u2", mode="r"),
+                        TokenCounts(1, 1, path.stat().st_size))
         model = replace(preset.model, vocab_size=len(tokenizer))
         trainer = Trainer(model, replace(preset.train, evals=1), tokenizer,
                           {**files, "train": big}, show=False)

@@ -9,13 +9,13 @@ seed), in float32 on one thread, with the body of ablations.py's setting "cpu" a
 context of 384 tokens.
 
 - The original recipe, reimplemented from its description, with the faults of its prototypes: see
-  variants.py. Its learning rates are the best of a sweep (ablations.py). The same, faults mended.
+  variants.py. Its learning rates are the best of a sweep (ablations.py). The same, faults fixed.
 - Ours with the same tokenizer, so that a token is a token; ours with pico8k's vocabulary, whose
   tokens are shorter, over the same text. Both at the full budget, and at shares of it, each a
   complete run with its own schedule, and a batch that shrinks with the square root of the share, as
   config.py says.
 
-Every run is a line in results/headline.jsonl; an interrupted call goes on where it was. --table
+Every run is a line in results/headline.jsonl; an interrupted call resumes where it was. --table
 writes results/headline.md from them.
 """
 
@@ -43,7 +43,7 @@ from ablations import (
     train,
 )
 from record import RESULTS
-from variants import DEFAULT, MENDED, ORIGINAL, SMOLLM, VARIANTS
+from variants import DEFAULT, FIXED, ORIGINAL, SMOLLM, VARIANTS
 
 BUDGET = 800 * 49_152  # of the original project, in tokens
 CONTEXT, BATCH = 384, 8  # tokens; sequences at the full budget
@@ -61,7 +61,7 @@ def runs(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, Fracti
              (OURS_SMALL, DEFAULT, OWN, WHOLE)]
     return [*whole, *((name, DEFAULT, tokenizer, share) for share in SHARES
                       for name, tokenizer in ((OURS, SMOLLM), (OURS_SMALL, OWN))),
-            (best[MENDED], best[MENDED], SMOLLM, WHOLE)]
+            (best[FIXED], best[FIXED], SMOLLM, WHOLE)]
 
 
 def setting_of(tokenizer: str, share: Fraction, budget: int) -> Setting:
@@ -143,6 +143,11 @@ between the recipes, and how they were reimplemented, is said in variants.py and
 budget of the original project was 39.3 million tokens; here it is 0.3 of a pass over 8,443 stories.
 A share is of the budget; a run at a share has its own complete schedule. Learning rates of the
 original are the best of a sweep at 4,096 tokens of vocabulary (ablations.md), not at 49,152.
+
+Ours passes the original's final value after a quarter of the tokens and of the time; with the small
+vocabulary, after a tenth of the time. Most of that is the faults, RoPE along the heads above all.
+With them fixed, the original recipe ends only 0.03 behind, and ours needs more than half of its
+tokens to get there. One seed.
 
 """
 

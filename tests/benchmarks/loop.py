@@ -16,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from picolm_lib.config import PRESETS
-from picolm_lib.corpus import load_corpus
-from picolm_lib.data import prepare
-from picolm_lib.report import Report
-from picolm_lib.tokenizer import load_tokenizer
-from picolm_lib.train import Trainer
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.tokenizer import load_tokenizer
+from picolm_lib.data.tokens import tokenize_corpus
+from picolm_lib.train.metrics import MetricsLogger
+from picolm_lib.train.trainer import Trainer
 
 
 def main() -> None:
@@ -30,21 +30,21 @@ def main() -> None:
     options = parser.parse_args()
 
     preset, tokenizer = PRESETS["nano"], load_tokenizer("bundled")
-    files = prepare(load_corpus("storybook", preset.train.storybook_stories), tokenizer)
+    files = tokenize_corpus(load_corpus("storybook", preset.train.storybook_stories), tokenizer)
     config = replace(preset.train, evals=1)
     folder = Path(tempfile.mkdtemp())
     full = Trainer(preset.model, config, tokenizer, files, folder, show=True)
     bare = Trainer(preset.model, config, tokenizer, files, show=False)
     batches = [bare.batches.next() for _ in range(options.steps)]
-    report = Report(folder, 0, full.plan())
+    logger = MetricsLogger(folder, 0, full.total_tokens)
 
     def train_full() -> None:
         for _ in range(options.steps):
-            report.step(full.step(), full.plan())
+            logger.step(full.step(), full.total_tokens)
 
     def train_bare() -> None:
         for inputs, targets in batches:
-            with bare.numerics.autocast():
+            with bare.precision.autocast():
                 bare.model.loss(inputs, targets).backward()
             bare.optimizer.step()
             bare.optimizer.zero_grad()
@@ -56,10 +56,10 @@ def main() -> None:
             train()
             if repeat:  # the first one warms up
                 seconds[name].append(time.monotonic() - started)
-    report.close()
+    logger.close()
     tokens = options.steps * full.batch_tokens
     speed = {name: tokens / statistics.median(times) for name, times in seconds.items()}
-    print(f"{full.numerics.dtype} on {full.device}, {options.repeats} x {options.steps} steps\n"
+    print(f"{full.precision.dtype} on {full.device}, {options.repeats} x {options.steps} steps\n"
           f"| loop | tokens/s |\n|---|---|\n"
           f"| bare | {speed['bare']:,.0f} |\n| picolm_lib | {speed['full']:,.0f} |\n"
           f"| ratio | {speed['full'] / speed['bare']:.3f} |")

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from picolm_lib.config import PicoConfig
-from picolm_lib.mlp import pyramid_widths
-from picolm_lib.model import PicoLM
-from picolm_lib.muon import MuonAdamW, parameter_groups
+from picolm_lib.model.mlp import pyramid_widths
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.muon import MuonAdamW, parameter_groups
 
 
 class Llama(nn.Module):

@@ -1,12 +1,13 @@
 """Quality beyond loss: facts that are kept, repetition, endings; ours beside the original's recipe.
 
     python tests/benchmarks/quality.py             # trains what is missing, measures, writes
+    SEED=1 python tests/benchmarks/quality.py      # the same with another seed: quality-seed-1.json
     python tests/benchmarks/quality.py --samples   # results/samples.md: twenty stories, unselected
 
-Nano is trained three times (quality_models.py). Then each model, and the bundled one, goes on from
+Nano is trained three times (quality_models.py). Then each model, and the bundled one, continues
 the openings of the same unseen stories, at temperature 0.8 without any other setting, and answers
 the same questions of the hallucination meter (quality_measures.py). One thread. An interrupted call
-goes on where it was.
+resumes where it was.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from quality_models import (
     BUDGET,
     CPU,
     RECIPES,
+    SEED,
     SWEPT,
     chosen,
     files,
@@ -47,22 +49,22 @@ from record import RESULTS, save
 from texts import jackknife
 from variants import DEFAULT
 
-from picolm_lib.checkpoint import load_run
 from picolm_lib.evaluate import evaluate
-from picolm_lib.model import count_parameters
-from picolm_lib.sampling import SampleConfig, tell
-from picolm_lib.snapshots import history
-from picolm_lib.storybook import KINDS
+from picolm_lib.model.picolm import count_parameters
+from picolm_lib.sampling import SampleConfig, stream_text
+from picolm_lib.storybook.story import KINDS
+from picolm_lib.train.checkpoint import load_run
+from picolm_lib.train.snapshots import history
 
 SAMPLES, PROMPT = 20, "Once upon a time"
 SAMPLES_HEAD = """# Twenty stories, unselected
 
     python tests/benchmarks/quality.py --samples
 
-The bundled model, nano after {tokens:,} tokens of the Storybook, goes on from
+The bundled model, nano after {tokens:,} tokens of the Storybook, continues
 "{prompt}". Seeds 0 to {last}, one after the other, all of them as they came. The settings
 are those of inference.py: temperature {config.temperature:g}, min-p {config.min_p:g}, nothing
-else. So this tells story 3 again, on any machine whose arithmetic is alike:
+else. So this writes story 3 again, on any machine whose arithmetic is alike:
 
     python inference.py "{prompt}" --seed 3
 
@@ -88,7 +90,7 @@ def samples() -> str:
     config, tokens = SampleConfig(), history().snapshots[-1].tokens
     parts = [SAMPLES_HEAD.format(tokens=tokens, prompt=PROMPT, last=SAMPLES - 1, config=config)]
     for seed in range(SAMPLES):
-        text, reason = tell_whole(tell(model, tokenizer, PROMPT, config, seed))
+        text, reason = tell_whole(stream_text(model, tokenizer, PROMPT, config, seed))
         quoted = "\n".join(f"> {line}".rstrip() for line in text.splitlines())
         cut = "" if reason == "end of text" else f"\n(Cut off: {reason}.)\n"
         parts.append(f"## Seed {seed}\n\n{quoted}\n{cut}")
@@ -164,7 +166,7 @@ def main() -> None:
     rows = [story_row(name, texts) for name, texts in stories.items()]
     rows += [difference_row(name, stories[ours], stories[name]) for name in names if name != ours]
     more = {"validation": validation(), "rates": rates(), **meter()}
-    save("quality", rows, **more)
+    save(f"quality-seed-{SEED}" if SEED else "quality", rows, **more)
     print(tables({"rows": rows, **more}))
 
 

@@ -1,6 +1,6 @@
-"""What quality.py measures: stories that models tell, and the hallucination meter.
+"""What quality.py measures: stories that models write, and the hallucination meter.
 
-Everything that takes long is kept in runs/quality; without that folder, all begins anew.
+Everything that takes long is kept in runs/quality; without that folder, everything starts again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from quality_models import (
     OURS,
     RECIPES,
     RUNS,
+    checkpoints,
     kept,
     load,
-    moments,
-    plain_draws,
 )
 from texts import (
     contradictions,
@@ -36,20 +35,20 @@ from texts import (
 )
 from texts import words as words_of
 
-from picolm_lib.checkpoint import load_run
 from picolm_lib.commands.printing import METER_SEED
-from picolm_lib.corpus import load_corpus
-from picolm_lib.course.sampling.meter import Asked, picked
+from picolm_lib.course.sampling.meter import AskedQuestion, among_candidates
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.tokenizer import load_tokenizer
 from picolm_lib.evaluate import continuation_logprobs
-from picolm_lib.model import PicoLM
-from picolm_lib.sampling import SampleConfig, prompt_ids
-from picolm_lib.storybook import KINDS, Question, questions
-from picolm_lib.tokenizer import load_tokenizer
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.sampling import SampleConfig, generate, prompt_ids
+from picolm_lib.storybook.story import KINDS, Question, questions
+from picolm_lib.train.checkpoint import load_run
 
 PLAIN = SampleConfig(temperature=0.8, min_p=0.0, max_new_tokens=1_000)  # the context ends it
 TEMPERATURES = (0.0, 0.25, 0.5, 0.8, 1.0, 1.25)
 QUESTIONS = 600
-OPENING = 4   # words of an unseen story that every model goes on from
+OPENING = 4   # words of an unseen story that every model continues
 SAME = 80     # words: the shortest story of the Storybook's validation split has 85
 REAL, BUNDLED = "unseen stories", "bundled"
 
@@ -77,7 +76,8 @@ def told(name: str, number: int) -> list[dict[str, Any]]:
     for seed, story in enumerate(unseen(number)):
         def tell_one(seed: int = seed, story: str = story) -> dict[str, Any]:
             ids = prompt_ids(model.config, tokenizer, " ".join(story.split()[:OPENING]))
-            ids += plain_draws(model, ids, PLAIN, tokenizer.eos_token_id, seed)
+            tokens = generate(model, torch.tensor([ids]), PLAIN, tokenizer.eos_token_id, seed)
+            ids += [token.item() for token in tokens]
             return {"text": tokenizer.decode(ids, skip_special_tokens=True),
                     "ended": ids[-1] == tokenizer.eos_token_id}
         stories.append(kept(RUNS / name / "stories" / f"{seed:03d}.json", tell_one))
@@ -147,7 +147,7 @@ def asked_questions() -> tuple[Question, ...]:
     return tuple(questions(QUESTIONS, METER_SEED))
 
 
-def answers(path: Path, make_model: Callable[[], PicoLM]) -> list[Asked]:
+def answers(path: Path, make_model: Callable[[], PicoLM]) -> list[AskedQuestion]:
     """What a model says to all questions: log-probabilities of the candidates."""
     def ask() -> list:
         model, tokenizer = make_model(), load_tokenizer()
@@ -155,26 +155,27 @@ def answers(path: Path, make_model: Callable[[], PicoLM]) -> list[Asked]:
                                                CPU)) for q in asked_questions()]
     read = kept(path, ask)
     print(f"{path.parent.parent.name} {path.stem}: {len(read)} questions", flush=True)
-    return [Asked(kind, torch.tensor(logprobs), [], [], torch.empty(0)) for kind, logprobs in read]
+    return [AskedQuestion(kind, torch.tensor(logprobs), [], [], torch.empty(0))
+            for kind, logprobs in read]
 
 
-def answers_of(name: str) -> list[Asked]:
+def answers_of(name: str) -> list[AskedQuestion]:
     """Those of a model at the end of its training."""
     return answers(RUNS / name / "answers" / f"{BUDGET:07d}.json", lambda: model_of(name))
 
 
-def reading(asked: Sequence[Asked], temperature: float = 0.0) -> dict[str, float]:
+def reading(asked: Sequence[AskedQuestion], temperature: float = 0.0) -> dict[str, float]:
     """The meter by kind of fact, in the order of the Storybook, all of them first."""
-    found = picked(asked, temperature)
+    found = among_candidates(asked, temperature)
     return {kind: round(found[kind], 4) for kind in ("all", *KINDS)}
 
 
 def over_training() -> list[dict[str, Any]]:
-    """The meter at every second moment of our run and of the original's."""
+    """The meter at every second checkpoint of our run and of the original's."""
     rows = []
     for recipe in (OURS, FAULTY):
-        for moment in moments()[1::2]:
-            path = RUNS / recipe.name / "answers" / f"{moment:07d}.json"
-            rows.append({"model": recipe.name, "tokens": moment, **reading(answers(
-                path, lambda r=recipe, m=moment: load(r, m)))})
+        for checkpoint in checkpoints()[1::2]:
+            path = RUNS / recipe.name / "answers" / f"{checkpoint:07d}.json"
+            rows.append({"model": recipe.name, "tokens": checkpoint, **reading(answers(
+                path, lambda r=recipe, c=checkpoint: load(r, c)))})
     return rows

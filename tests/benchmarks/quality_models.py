@@ -1,36 +1,39 @@
 """The models that quality.py compares: nano by our recipe and by the original one, trained alike.
 
-Data, order of the data, tokens and seed are the same. The weights are kept in runs/quality at a few
-moments, so an interrupted call goes on where it was.
+Data, order of the data, tokens and seed are the same. The seed comes from the environment: it is
+that of the weights and of the order of the stories. A few checkpoints are kept in
+runs/quality, so an interrupted call resumes where it was.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from ablations import VariantTrainer
-from torch import Tensor
-from variants import DEFAULT, MENDED, ORIGINAL, VARIANTS
+from variants import DEFAULT, FIXED, ORIGINAL, VARIANTS
 
-from picolm_lib.checkpoint import has_resume, load_weights, save_weights
 from picolm_lib.config import PRESETS
-from picolm_lib.corpus import load_corpus
-from picolm_lib.data import TokenFile, prepare
-from picolm_lib.doctor import numerics
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.token_file import TokenFile
+from picolm_lib.data.tokenizer import load_tokenizer
+from picolm_lib.data.tokens import tokenize_corpus
+from picolm_lib.device import choose_precision
 from picolm_lib.evaluate import evaluate
-from picolm_lib.model import PicoLM
-from picolm_lib.sampling import SampleConfig, draw, filter_logits
-from picolm_lib.tokenizer import load_tokenizer
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.checkpoint import has_resume
+from picolm_lib.train.weights import load_weights, save_weights
 
-RUNS = Path("runs/quality")
-CPU = numerics("cpu", "float32")
+SEED = int(os.environ.get("SEED", "0"))
+RUNS = Path("runs/quality") / f"seed-{SEED}"
+RATES = Path("runs/quality/rates")  # chosen with the first seed that asks
+CPU = choose_precision("cpu", "float32")
 NANO = PRESETS["nano"]
 BUDGET = NANO.train.max_tokens
 SHARES = (0.01, 0.03, 0.08, 0.16, 0.3, 0.5, 0.75, 1.0)  # of the budget: then weights are kept
@@ -54,7 +57,7 @@ def _sweep(variant: str) -> tuple[str, ...]:
 
 OURS = Recipe("ours", (DEFAULT,))
 FAULTY = Recipe("original", _sweep(ORIGINAL), ends=False)
-SOUND = Recipe("original, faults mended", _sweep(MENDED))
+SOUND = Recipe("original, faults fixed", _sweep(FIXED))
 RECIPES = (OURS, FAULTY, SOUND)
 
 
@@ -78,14 +81,14 @@ def files(ends: bool = True) -> dict[str, TokenFile]:
     """Both splits of nano's Storybook."""
     tokenizer = load_tokenizer()
     corpus = load_corpus("storybook", NANO.train.storybook_stories)
-    both = prepare(corpus, tokenizer, show_progress=False)
+    both = tokenize_corpus(corpus, tokenizer, show_progress=False)
     return both if ends else {name: without_ends(text, tokenizer.eos_token_id)
                               for name, text in both.items()}
 
 
 def fresh(variant: str) -> PicoLM:
     """A variant's nano before its training."""
-    model = PicoLM(VARIANTS[variant].shape(NANO.model), seed=0)
+    model = PicoLM(VARIANTS[variant].shape(NANO.model), seed=SEED)
     VARIANTS[variant].change(model)
     return model
 
@@ -94,7 +97,7 @@ def make_trainer(variant: str, ends: bool, tokens: int, folder: Path | None) -> 
     """A run that is ready to start."""
     model = fresh(variant)
     config = replace(NANO.train, max_tokens=tokens, device="cpu", dtype="float32",
-                     **VARIANTS[variant].run)
+                     seed=SEED, **VARIANTS[variant].run)
     return VariantTrainer(VARIANTS[variant], model.config, config, load_tokenizer(), files(ends),
                           folder, model=model)
 
@@ -107,7 +110,7 @@ def swept(variant: str, ends: bool) -> float:
         while trainer.progress.tokens < SWEPT:
             trainer.step()
         return round(evaluate(trainer.model, files(ends)["validation"], CPU).bits_per_byte, 5)
-    return kept(RUNS / "swept" / f"{variant}.json", run)
+    return kept(RATES / f"{variant}.json", run)
 
 
 def chosen(recipe: Recipe) -> str:
@@ -118,65 +121,47 @@ def chosen(recipe: Recipe) -> str:
 
 
 def train(recipe: Recipe) -> None:
-    """Trains to the end of the budget and keeps the weights of every moment."""
+    """Trains to the end of the budget and keeps every checkpoint."""
     folder = RUNS / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     trainer = make_trainer(chosen(recipe), recipe.ends, BUDGET, folder)
     if has_resume(folder):
         trainer.resume()
-    for moment in moments():
-        if trainer.progress.tokens < moment:
-            while trainer.progress.tokens < moment:
+    for checkpoint in checkpoints():
+        if trainer.progress.tokens < checkpoint:
+            while trainer.progress.tokens < checkpoint:
                 trainer.step()
-            save_weights(weights_path(recipe, moment), trainer.model)
+            save_weights(weights_path(recipe, checkpoint), trainer.model)
             trainer.save()
             print(f"{recipe.name}: {trainer.progress.tokens:,} tokens", flush=True)
 
 
-def moments() -> list[int]:
+def checkpoints() -> list[int]:
     """Numbers of tokens after which weights are kept."""
     return [round(share * BUDGET) for share in SHARES]
 
 
-def weights_path(recipe: Recipe, moment: int) -> Path:
-    """Where the weights of a moment are."""
-    return RUNS / recipe.name / f"{moment:07d}.safetensors"
+def weights_path(recipe: Recipe, checkpoint: int) -> Path:
+    """The file of a checkpoint."""
+    return RUNS / recipe.name / f"{checkpoint:07d}.safetensors"
 
 
-def load(recipe: Recipe, moment: int, hide: bool = True) -> PicoLM:
+def load(recipe: Recipe, checkpoint: int, hide: bool = True) -> PicoLM:
     """A trained model, to be given an end of text before each prompt, as all are.
 
     Args:
         hide: that end of text from a model that has met none.
     """
     model = fresh(chosen(recipe))
-    load_weights(weights_path(recipe, moment), model)
+    load_weights(weights_path(recipe, checkpoint), model)
     return blind_to_first(model.eval()) if hide and not recipe.ends else model.eval()
 
 
 def blind_to_first(model: PicoLM) -> PicoLM:
     """Hides the first token: the end of text, which this model has never met in its training.
 
-    For whole forward passes, without a cache.
+    A cache then contains one token fewer than were read, so `generate` does without one.
     """
     hidden = model.hidden
     model.hidden = lambda tokens, *rest: F.pad(hidden(tokens[:, 1:], *rest), (0, 0, 1, 0))
     return model
-
-
-@torch.inference_mode()
-def plain_draws(model: PicoLM, ids: list[int], config: SampleConfig, stop: int, seed: int,
-                ) -> Iterator[int]:
-    """What `sampling.generate` yields, by whole forward passes.
-
-    `generate` knows PicoLM's own arithmetic by heart; this takes any change of it, too.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    seen = torch.tensor([ids])
-    for _ in range(min(config.max_new_tokens, model.config.max_seq_len - len(ids))):
-        logits = model.output(model.hidden(seen)[:, -1]).float()     # (1, V)
-        token: Tensor = draw(filter_logits(logits, seen, config), config, generator)
-        yield token.item()
-        if token == stop:
-            return
-        seen = torch.cat((seen, token[:, None]), dim=1)              # (1, S)

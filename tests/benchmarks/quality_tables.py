@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from picolm_lib.storybook import KINDS
+from picolm_lib.storybook.story import KINDS
 
 PERCENT = ("ends", "any of", "a third", "a second", "repeated", "all", *KINDS)
 

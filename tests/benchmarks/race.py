@@ -22,13 +22,13 @@ from peers import Llama
 from record import write
 
 from picolm_lib.config import PRESETS
-from picolm_lib.corpus import load_corpus
-from picolm_lib.data import prepare
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.tokenizer import load_tokenizer
+from picolm_lib.data.tokens import tokenize_corpus
 from picolm_lib.evaluate import Scores, evaluate
-from picolm_lib.model import count_parameters
-from picolm_lib.report import Report
-from picolm_lib.tokenizer import load_tokenizer
-from picolm_lib.train import Trainer
+from picolm_lib.model.picolm import count_parameters
+from picolm_lib.train.metrics import MetricsLogger
+from picolm_lib.train.trainer import Trainer
 
 SHARES = [Fraction(1, 2), Fraction(2, 5), Fraction(1, 3), Fraction(1, 4), Fraction(1, 6)]
 
@@ -36,9 +36,9 @@ SHARES = [Fraction(1, 2), Fraction(2, 5), Fraction(1, 3), Fraction(1, 4), Fracti
 class QuietTrainer(Trainer):
     """Tells no story, which a Llama could not."""
 
-    def evaluate(self, report: Report, limit: int | None = None) -> Scores:
+    def evaluate(self, logger: MetricsLogger, limit: int | None = None) -> Scores:
         """Scores the validation documents."""
-        return evaluate(self.model, self.files["validation"], self.numerics, limit)
+        return evaluate(self.model, self.files["validation"], self.precision, limit)
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     preset, tokenizer = PRESETS["nano"], load_tokenizer()
-    files = prepare(load_corpus("storybook", preset.train.storybook_stories), tokenizer)
+    files = tokenize_corpus(load_corpus("storybook", preset.train.storybook_stories), tokenizer)
     rows = []
 
     def run(name: str, seed: int, tokens: int, model: torch.nn.Module | None = None,

@@ -13,9 +13,9 @@ from record import in_turns, write
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from picolm_lib.config import PRESETS, PicoConfig
-from picolm_lib.doctor import numerics
-from picolm_lib.hf import PicoForCausalLM, PicoLMConfig
-from picolm_lib.model import PicoLM
+from picolm_lib.device import choose_precision
+from picolm_lib.model.hf import PicoForCausalLM, PicoLMConfig
+from picolm_lib.model.picolm import PicoLM
 from picolm_lib.sampling import SampleConfig, generate
 
 PROMPT, NEW = 16, 128  # tokens
@@ -35,7 +35,7 @@ def measure(options: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def _race(preset: str, batch: int, options: argparse.Namespace) -> list[dict]:
-    chosen, config = numerics(options.device, options.dtype), PRESETS[preset].model
+    chosen, config = choose_precision(options.device, options.dtype), PRESETS[preset].model
     dtype = chosen.dtype if chosen.device.type == "cuda" else torch.float32
     pico, exported, llama = (m.to(chosen.device, dtype).eval() for m in _models(config))
     prompt = torch.randint(config.vocab_size, (batch, PROMPT), device=chosen.device)
@@ -67,7 +67,7 @@ def _models(config: PicoConfig) -> tuple[PicoLM, PreTrainedModel, PreTrainedMode
     """PicoLM, the same model saved and loaded by transformers, and a Llama of the same shape."""
     pico = PicoLM(config)
     for parameter in pico.parameters():
-        if not parameter.any():  # zeros would tell a text of one word
+        if not parameter.any():  # zeros would write a text of one word
             torch.nn.init.normal_(parameter, std=0.02)
     shell = PicoForCausalLM(PicoLMConfig(**asdict(config)))
     shell.model.load_state_dict(pico.state_dict())

@@ -13,13 +13,12 @@ from record import in_turns, write
 from torch import Tensor
 from torch.optim._muon import _zeropower_via_newtonschulz
 
-from picolm_lib import muon
 from picolm_lib.config import PRESETS
-from picolm_lib.doctor import numerics
-from picolm_lib.model import PicoLM
-from picolm_lib.muon import COEFFICIENTS, MuonAdamW, newton_schulz, parameter_groups
+from picolm_lib.device import choose_precision
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.muon import COEFFICIENTS, MuonAdamW, newton_schulz, parameter_groups
 
-OURS, PLAIN = "MuonAdamW", "MuonAdamW, never on the Gram matrix"
+OURS = "MuonAdamW"
 THEIRS, THEIRS32 = "torch Muon and AdamW", "torch Muon in float32, and AdamW"
 # Their Newton-Schulz casts to bfloat16 whatever the machine; this lets it stay in float32.
 in_float32 = patch.object(Tensor, "bfloat16", Tensor.float)
@@ -35,12 +34,12 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def _step(preset: str, options: argparse.Namespace) -> list[dict]:
-    chosen = numerics(options.device, options.dtype)
+    chosen = choose_precision(options.device, options.dtype)
     model = PicoLM(PRESETS[preset].model).to(chosen.device)
     generator = torch.Generator(chosen.device).manual_seed(0)
-    models = {name: copy.deepcopy(model) for name in (OURS, PLAIN, THEIRS, THEIRS32)}
+    models = {name: copy.deepcopy(model) for name in (OURS, THEIRS, THEIRS32)}
     optimizers = {name: MuonAdamW(parameter_groups(m), dtype=chosen.dtype)
-                  if name in (OURS, PLAIN) else TorchMuon(m) for name, m in models.items()}
+                  if name == OURS else TorchMuon(m) for name, m in models.items()}
     for name in models:
         generator.manual_seed(0)
         for parameter in models[name].parameters():
@@ -48,7 +47,6 @@ def _step(preset: str, options: argparse.Namespace) -> list[dict]:
                                          device=chosen.device)
     tasks: dict[str, Callable[[], object]] = {
         OURS: optimizers[OURS].step, THEIRS: optimizers[THEIRS].step,
-        PLAIN: patch.object(muon, "WIDE", float("inf"))(lambda: optimizers[PLAIN].step()),
         THEIRS32: in_float32(lambda: optimizers[THEIRS32].step())}
     taken = in_turns(tasks, options.repeats)
     return [{"preset": preset, "optimizer": name, "device": str(chosen.device),
@@ -79,14 +77,10 @@ def _exactness() -> list[dict]:
 
 
 def _ways(matrix: Tensor) -> dict[str, Tensor]:
-    with patch.object(muon, "WIDE", float("inf")):
-        plain = {str(dtype).removeprefix("torch."): newton_schulz(matrix, dtype=dtype)
-                 for dtype in (torch.float32, torch.float16, torch.bfloat16)}
-    by_gram = muon.iterate_on_gram((matrix / matrix.norm())[None].half(), 5, *COEFFICIENTS)[0]
-    theirs = _zeropower_via_newtonschulz(matrix, COEFFICIENTS, 5, 1e-7)
-    return {"float32": plain["float32"], "float32, newton_schulz": newton_schulz(matrix),
-            "float16": plain["float16"], "float16 on the Gram matrix": by_gram,
-            "bfloat16": plain["bfloat16"], "torch.optim.Muon": theirs}
+    ours = {str(dtype).removeprefix("torch."): newton_schulz(matrix, dtype=dtype)
+            for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+    return {**ours,
+            "torch.optim.Muon": _zeropower_via_newtonschulz(matrix, COEFFICIENTS, 5, 1e-7)}
 
 
 def _loop(matrix: Tensor) -> Tensor:

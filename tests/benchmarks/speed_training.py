@@ -12,9 +12,9 @@ from peers import FullLogits, Llama, TorchMuon
 from record import clock, write
 
 from picolm_lib.config import PRESETS
-from picolm_lib.doctor import numerics, peak_memory_gib
-from picolm_lib.model import PicoLM, count_parameters
-from picolm_lib.muon import MuonAdamW, parameter_groups
+from picolm_lib.device import choose_precision, peak_memory_gib
+from picolm_lib.model.picolm import PicoLM, count_parameters
+from picolm_lib.train.muon import MuonAdamW, parameter_groups
 
 ROWS = 8  # sequences per step
 OURS, FULL, LLAMA = "picolm_lib", "all logits, torch Muon", "Llama, torch AdamW"
@@ -64,8 +64,8 @@ def _race(preset: str, mode: str, options: argparse.Namespace) -> list[dict]:
 
 def _rival(pipe: Connection, name: str, preset: str, compiled: bool, device: str,
            dtype: str) -> None:
-    """A process that holds one model and does a step when it is told to."""
-    chosen, config = numerics(device, dtype), PRESETS[preset].model
+    """A process that holds one model and does a step when it is asked to."""
+    chosen, config = choose_precision(device, dtype), PRESETS[preset].model
     before = peak_memory_gib(chosen.device)
     model = {OURS: PicoLM, FULL: FullLogits, LLAMA: Llama}[name](config).to(chosen.device)
     pico = getattr(model, "pico", model)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from picolm_lib.storyworld import COLORS, ELDERS, NAMES, PLACES
+from picolm_lib.storybook.world import COLORS, ELDERS, NAMES, PLACES
 
 SURE = 1.959964  # standard deviations to each side of a 95% interval
 WORLD = {"name": {name for name, _ in NAMES}, "color": set(COLORS),

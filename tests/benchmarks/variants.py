@@ -18,10 +18,10 @@ from picolm_lib.course.muon.duel import groups, output_by_muon
 from picolm_lib.course.pyramid import probes
 from picolm_lib.course.pyramid.designer import flat_twin
 from picolm_lib.course.training.schedules import cosine
-from picolm_lib.init import BY_DEPTH, depth_std
-from picolm_lib.model import PicoLM
-from picolm_lib.muon import parameter_groups
-from picolm_lib.schedule import lr_factor
+from picolm_lib.model.init import BY_DEPTH, depth_std
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.muon import parameter_groups
+from picolm_lib.train.schedule import lr_factor
 
 SMOLLM = "smollm"  # stands for the tokenizer that --smollm names
 MATRICES = ("attn.out.weight", "mlp.down.weight", "output.weight")  # zero at the start
@@ -111,7 +111,7 @@ def shifted_pyramid(config: PicoConfig) -> PicoConfig:
 def original(model: PicoLM) -> None:
     """The faults of the prototypes: RoPE along the heads, every block drawn from one seed, and a
     depth-aware std that reaches exactly zero in the last block."""
-    attention.sick(model)
+    attention.patient(model)
     config = replace(model.config, std_last=1e-9)
     for layer, block in enumerate(model.blocks):
         generator = torch.Generator().manual_seed(1)
@@ -120,20 +120,20 @@ def original(model: PicoLM) -> None:
                 parameter.normal_(0, config.init_std, generator=generator)
             elif name.endswith(BY_DEPTH):
                 parameter.normal_(0, depth_std(config, layer), generator=generator)
-    probes.silence_last_mlp(model)
+    probes.zero_last_mlp(model)
 
 
 def by_adamw(model: nn.Module) -> list[dict]:
-    """Hidden matrices to AdamW, at a rate of their own, which the schedule calls muon_lr."""
+    """Hidden matrices to AdamW, at a rate of their own: muon_lr, by their role."""
     return groups(model, "adamw")
 
 
-def output_by_muon_at(rate: str, model: nn.Module) -> list[dict]:
-    """The output layer to Muon, too, with the learning rate of that name."""
+def output_by_muon_at(role: str, model: nn.Module) -> list[dict]:
+    """The output layer to Muon, too, with the learning rate of that role."""
     qkv, hidden, tables, vectors = output_by_muon(model)
     output = model.output.weight
     return [qkv, {**hidden, "params": [p for p in hidden["params"] if p is not output]},
-            {**hidden, "params": [output], "rate": rate}, tables, vectors]
+            {**hidden, "params": [output], "role": role}, tables, vectors]
 
 
 def _rates(factor: float) -> dict[str, float]:
@@ -141,12 +141,12 @@ def _rates(factor: float) -> dict[str, float]:
     return {name: factor * getattr(default, name) for name in ("muon_lr", "adamw_lr", "vector_lr")}
 
 
-DEFAULT, ORIGINAL, MENDED = "default", "original recipe", "original recipe, faults mended"
+DEFAULT, ORIGINAL, FIXED = "default", "original recipe", "original recipe, faults fixed"
 ADAMW, OUTPUT = "AdamW alone", "output layer by Muon"
 VARIANTS: dict[str, Variant] = {
     DEFAULT: Variant(""),
     "no RoPE": Variant("02", change=attention.without_rope),
-    "RoPE along the heads (a fault)": Variant("02", change=attention.sick),
+    "RoPE along the heads (a fault)": Variant("02", change=attention.patient),
     "no QK-norm": Variant("02", change=attention.without_qk_norm),
     "4 KV heads (MHA)": Variant("02", lambda c: replace(c, n_kv_heads=c.n_heads)),
     "no output gate": Variant("02", change=attention.without_gate),
@@ -164,9 +164,9 @@ VARIANTS: dict[str, Variant] = {
     "no post-norm": Variant("03", change=probes.without_post_norms),
     "tied embeddings": Variant("03", change=tied),
     "no sqrt(d)": Variant("03", change=without_sqrt_d),
-    "last MLP dead (a fault)": Variant("03", change=probes.silence_last_mlp),
-    **{f"{OUTPUT}, {name}": Variant("04", groups=partial(output_by_muon_at, rate), sweep=OUTPUT)
-       for name, rate in (("its rate 0.01", "muon_lr"), ("its rate 0.036", "vector_lr"))},
+    "last MLP dead (a fault)": Variant("03", change=probes.zero_last_mlp),
+    **{f"{OUTPUT}, {name}": Variant("04", groups=partial(output_by_muon_at, role), sweep=OUTPUT)
+       for name, role in (("its rate 0.01", "hidden"), ("its rate 0.036", "vector"))},
     **{f"{ADAMW}, rate {rate}": Variant("04", groups=by_adamw, run={"muon_lr": rate}, sweep=ADAMW)
        for rate in (0.00006, 0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008)},
     "cosine schedule": Variant("05", schedule=cosine),
@@ -184,7 +184,7 @@ VARIANTS: dict[str, Variant] = {
     **{f"{ORIGINAL}, rates x {factor}": Variant(
         "", shifted_pyramid, original, output_by_muon, cosine, _rates(factor), sweep=ORIGINAL)
        for factor in (1, 2, 4)},
-    **{f"{MENDED}, rates x {factor}": Variant(
-        "", fields(post_norm_gain=1.0), schedule=cosine, run=_rates(factor), sweep=MENDED)
+    **{f"{FIXED}, rates x {factor}": Variant(
+        "", fields(post_norm_gain=1.0), schedule=cosine, run=_rates(factor), sweep=FIXED)
        for factor in (0.5, 1, 2)},
 }

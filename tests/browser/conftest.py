@@ -1,4 +1,4 @@
-"""What the browser's tests need: a browser, a JupyterLab, and a notebook in it, run to its end."""
+"""What the browser tests need: a browser, a JupyterLab, and a folder for screenshots."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser():
-    """A browser that nobody sees."""
+    """A headless browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -50,7 +50,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def screenshots() -> Path:
-    """An empty folder for what was seen; git does not know it."""
+    """An empty folder for screenshots, ignored by git."""
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
     SCREENSHOTS.mkdir(parents=True)
     return SCREENSHOTS

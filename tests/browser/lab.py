@@ -1,4 +1,4 @@
-"""A JupyterLab of its own, which leaves no traces."""
+"""A separate JupyterLab, which leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ import nbformat
 from helpers import ROOT
 
 SETTINGS = {
-    # Cells out of sight stay in the page, so that all of them can be asked.
+    # Cells out of sight stay in the page, so that all of them can be inspected.
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 
 @contextmanager
 def jupyterlab(folder: Path) -> Iterator[str]:
-    """Starts a server on a free port, with settings of its own and copies of the notebooks.
+    """Starts a server on a free port, with its own settings and copies of the notebooks.
 
     Args:
-        folder: an empty one, which takes all that the server writes.
+        folder: an empty one, for everything that the server writes.
 
     Yields:
         The server's address, up to the path, with a `{}` for it.
     """
     notebooks, settings = folder / "notebooks", folder / "settings"
     shutil.copytree(ROOT / "notebooks", notebooks, ignore=shutil.ignore_patterns("src", "build.py"))
-    for path in notebooks.glob("*.ipynb"):  # old outputs could be taken for new ones
+    # Old outputs could be mistaken for new ones.
+    for path in notebooks.glob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
@@ -75,7 +76,7 @@ def _address(server: subprocess.Popen, runtime: Path, log: Path) -> str:
 
 
 def eventually(is_so: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Waits until something is so; fails with its name if it never is."""
+    """Waits until a condition is true; fails with its name if it never is."""
     end = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < end, f"not after {seconds:g} s: {what}"

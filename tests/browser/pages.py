@@ -7,13 +7,13 @@ import re
 from lab import eventually
 from playwright.sync_api import Locator, Page
 
-SECONDS = 1_800  # for a whole notebook; a busy machine is no fault
+SECONDS = 1_800  # for a whole notebook, even on a busy machine
 
 
 def open_notebook(page: Page, address: str, name: str) -> None:
     """Opens a notebook and waits for its kernel: before that, "Run All Cells" does nothing.
 
-    Its workspace is its own, or the notebooks opened before would come along.
+    It gets its own workspace, or notebooks opened before would be opened too.
     """
     page.goto(address.format(f"lab/workspaces/{name}/tree/{name}.ipynb"))
     wait_until_idle(page)
@@ -37,12 +37,12 @@ def run_all(page: Page) -> list[int]:
 
 
 def wait_until_idle(page: Page) -> None:
-    """Waits for a kernel that waits. The status bar tells it from no kernel at all."""
+    """Waits for an idle kernel. The status bar distinguishes it from no kernel at all."""
     page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for(timeout=120_000)
 
 
 def errors(page: Page) -> list[str]:
-    """What cells have raised, and their warnings: JupyterLab marks both as stderr."""
+    """Errors and warnings of cells: JupyterLab marks both as stderr."""
     return page.locator("[data-mime-type='application/vnd.jupyter.stderr'],"
                         "[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
 
@@ -53,7 +53,7 @@ def playgrounds(page: Page) -> list[Locator]:
 
 
 def pictures(playground: Locator) -> list[str]:
-    """The PNG files that are seen, one below the other; their address would differ anyway."""
+    """The PNG files that are shown, one below the other; their addresses would differ anyway."""
     return playground.locator("img").evaluate_all("""images => Promise.all(images.map(
         async image => new Uint8Array(await (await fetch(image.src)).arrayBuffer()).join()))""")
 
@@ -84,11 +84,14 @@ def drag(page: Page, playground: Locator, to: float, steps: int) -> float:
 
 
 def far_off(playground: Locator) -> float:
-    """A place for the first slider's handle in the other half of its way."""
-    way = playground.locator(".noUi-base").first
-    middle, width = _middle(way)[0], way.bounding_box()["width"]
+    """A place for the first slider's handle near the other end of its track.
+
+    Near the end, since the bundled model may write the same text over half of a slider.
+    """
+    track = playground.locator(".noUi-base").first
+    middle, width = _middle(track)[0], track.bounding_box()["width"]
     handle = _middle(playground.locator(".noUi-handle").first)[0]
-    return middle + (0.4 if handle < middle else -0.4) * width
+    return middle + (0.48 if handle < middle else -0.48) * width
 
 
 def _middle(part: Locator) -> tuple[float, float]:
@@ -104,20 +107,20 @@ def as_on_a_phone(page: Page) -> None:
 
 
 def misfits(playground: Locator) -> list[str]:
-    """What sticks out of the playground, is cut, is too small to be dragged, or is distorted."""
+    """What sticks out of the playground, is cut off, too small to drag, or distorted."""
     return playground.evaluate("""box => {
         const room = box.getBoundingClientRect(), found = []
-        const tell = (what, node) => found.push(`${what}: ${node.className} ${node.innerText}`)
-        if (room.right > innerWidth) tell("outside of the window", box)
-        if (box.scrollWidth > box.clientWidth) tell("must be scrolled", box)
+        const report = (what, node) => found.push(`${what}: ${node.className} ${node.innerText}`)
+        if (room.right > innerWidth) report("outside of the window", box)
+        if (box.scrollWidth > box.clientWidth) report("must be scrolled", box)
         const parts = ".noUi-handle, .widget-label, .widget-readout, img"
         for (const node of box.querySelectorAll(parts)) {
             const {left, right, width} = node.getBoundingClientRect()
-            if (width && (left < room.left || right > room.right)) tell("sticks out", node)
-            if (width && node.scrollWidth > node.clientWidth) tell("is cut", node)
+            if (width && (left < room.left || right > room.right)) report("sticks out", node)
+            if (width && node.scrollWidth > node.clientWidth) report("is cut", node)
         }
         for (const node of box.querySelectorAll(".noUi-base"))
-            if (node.clientWidth < 100) tell("is short", node)
+            if (node.clientWidth < 100) report("is short", node)
         for (const {width, height, naturalWidth, naturalHeight} of box.querySelectorAll("img"))
             if (Math.abs(height - naturalHeight * width / naturalWidth) > 2)
                 found.push(`is distorted: ${width} x ${height}`)

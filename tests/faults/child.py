@@ -13,12 +13,12 @@ import torch._dynamo  # noqa: F401
 import transformers.models.auto.tokenization_auto  # noqa: F401
 from disk import Disk
 
-from picolm_lib.cli import run_command
 from picolm_lib.commands.evaluate import evaluate_command
-from picolm_lib.commands.story import story_command
+from picolm_lib.commands.generate import generate_command
+from picolm_lib.commands.main import run_command
 from picolm_lib.commands.train import train_command
 
-COMMANDS = {"train": train_command, "story": story_command, "evaluate": evaluate_command}
+COMMANDS = {"train": train_command, "story": generate_command, "evaluate": evaluate_command}
 torch.set_num_threads(1)
 
 

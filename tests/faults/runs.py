@@ -18,7 +18,7 @@ import torch
 from helpers import STORIES, bpe
 from safetensors.torch import load_file
 
-from picolm_lib.report import read_metrics
+from picolm_lib.train.metrics import read_metrics
 
 TIMES = {"seconds", "tokens_per_second", "peak_memory_gib", "mfu"}
 OPTIONS = ["--preset", "smoke", "--n-layers", "1", "--d-model", "16", "--n-heads", "2",
@@ -57,7 +57,9 @@ class Run:
 
     @property
     def complained(self) -> str:
-        return self.output.with_suffix(".err").read_text()
+        """Nothing where it was killed before it had begun."""
+        path = self.output.with_suffix(".err")
+        return path.read_text() if path.exists() else ""
 
     @property
     def events(self) -> list[str]:
@@ -107,6 +109,7 @@ def outcome(folder: Path) -> tuple[dict, dict, list]:
     """What a finished run has learned, and how, without the times: equal for equal runs."""
     state = torch.load(folder / "resume.pt", weights_only=True)
     del state["rng"]  # global, so others draw from it, too; the run itself does not
+    del state["identity"]["run"]  # drawn at random
     for clock in ("seconds", "elapsed", "recent_seconds"):
         del state["progress"][clock]
     metrics = [{k: v for k, v in m.items() if k not in TIMES} for m in read_metrics(folder)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from runs import Run, assert_same, one_line, outcome
 
-from picolm_lib.checkpoint import is_intact
+from picolm_lib.train.checkpoint import is_intact
 
 SHORT = ["--max-steps", "2", "--evals", "1"]
 PARTS = 4  # of the work, so that a failure is nearer to its place

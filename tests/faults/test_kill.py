@@ -14,7 +14,7 @@ import pytest
 from helpers import ROOT
 from runs import OPTIONS, assert_same, outcome
 
-from picolm_lib.checkpoint import is_intact
+from picolm_lib.train.checkpoint import is_intact
 
 SEED = 7
 DRAWN = random.Random(SEED)
@@ -79,7 +79,7 @@ def test_again_and_again(home, whole, name):
     assert_goes_on(home, whole, name)
 
 
-SMALL_BLOCKS = "from picolm_lib import data\ndata.BLOCK = 4"
+SMALL_BLOCKS = "from picolm_lib.data import tokens\ntokens.BLOCK_DOCUMENTS = 4"
 
 
 def test_within_writes_of_the_data(home, whole, name):

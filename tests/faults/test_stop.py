@@ -36,19 +36,19 @@ setattr(owner, name, stopped)
 MOMENTS = {
     "first line": ("picolm_lib.commands.train", "_train_options", 1),
     "looking for the data": ("picolm_lib.commands.train", "load_corpus", 1),
-    "encoding the data": ("picolm_lib.data", "_append", 2),
+    "encoding the data": ("picolm_lib.data.tokens", "_append", 2),
     "loading the tokenizer": ("picolm_lib.commands.train", "tokenizer_for", 1),
-    "building the model": ("picolm_lib.train", "PicoLM", 1),
-    "before the first step": ("picolm_lib.train", "stop_requests", 1),
-    "first step": ("picolm_lib.train", "Trainer.step", 1),
-    "evaluation": ("picolm_lib.train", "evaluate", 1),
-    "telling a story": ("picolm_lib.train", "tell", 1),
-    "saving": ("picolm_lib.resumable", "save_resume", 2),
-    "saving the weights": ("picolm_lib.resumable", "save_weights", 2),
-    "last step": ("picolm_lib.train", "Trainer.step", 6),
-    "last evaluation": ("picolm_lib.train", "evaluate", 2),
-    "last saving": ("picolm_lib.resumable", "save_resume", 7),
-    "the picture": ("picolm_lib.train", "draw_loss", 1),
+    "building the model": ("picolm_lib.train.trainer", "PicoLM", 1),
+    "before the first step": ("picolm_lib.train.trainer", "stop_requests", 1),
+    "first step": ("picolm_lib.train.trainer", "Trainer.step", 1),
+    "evaluation": ("picolm_lib.train.trainer", "evaluate", 1),
+    "telling a story": ("picolm_lib.train.trainer", "stream_text", 1),
+    "saving": ("picolm_lib.train.trainer", "save_resume", 2),
+    "saving the weights": ("picolm_lib.train.trainer", "save_weights", 2),
+    "last step": ("picolm_lib.train.trainer", "Trainer.step", 6),
+    "last evaluation": ("picolm_lib.train.trainer", "evaluate", 2),
+    "last saving": ("picolm_lib.train.trainer", "save_resume", 7),
+    "the picture": ("picolm_lib.train.trainer", "plot_loss", 1),
     "the last story": ("picolm_lib.commands.train", "print_story", 1),
 }
 
@@ -86,8 +86,9 @@ def test_it_stops_at_any_moment(home, whole, name, number):
     seconds = time.monotonic() - begin
     print(f"asked after {wait:.2f} s, stopped {seconds:.2f} s later with code {code}")
     assert seconds < LONGEST_S
-    assert "Traceback" not in run.complained
-    assert code in (0, 2) or not run.said  # before the command had begun, it just ends
+    assert "Traceback" not in run.complained, run.complained
+    # Before the command has begun and after it has ended, nobody listens: the process just ends.
+    assert code in (0, 2, -signal.SIGTERM)
     assert_goes_on(home, whole, name)
 
 

@@ -13,11 +13,11 @@ import pytest
 from helpers import ROOT
 from runs import OPTIONS, Run, assert_same, one_line, outcome
 
-from picolm_lib.files import alone_in
+from picolm_lib.files import lock_run_dir
 
 WAITS = """
 import pathlib, time
-from picolm_lib.train import Trainer
+from picolm_lib.train.trainer import Trainer
 real = Trainer.step
 def step(trainer):
     while trainer.progress.step == 2 and not pathlib.Path({go!r}).exists():
@@ -84,12 +84,12 @@ def test_of_several_that_start_together_one_trains(home, whole, name):
     assert codes == [0, 2, 2, 2]
     for run in runs:
         if run.process.exitcode:
-            assert "another process" in (line := one_line(run)) or "already holds" in line
+            assert "another process" in (line := one_line(run)) or "already contains" in line
     assert_same(outcome(home.folder / name), whole.outcome)
 
 
 def test_torchrun_refuses_too(home, name):
-    with alone_in(home.folder / name):
+    with lock_run_dir(home.folder / name):
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
              "--", str(ROOT / "run_train.py"), *OPTIONS, "--run", str(home.folder / name)],

@@ -13,14 +13,14 @@ from collections.abc import Iterator
 import torch
 from data import FOLDER, asked, options, told
 
-from picolm_lib.checkpoint import load_run
-from picolm_lib.doctor import numerics
+from picolm_lib.data.tokenizer import encode
+from picolm_lib.device import choose_precision
 from picolm_lib.evaluate import continuation_logprobs, hallucination_meter
-from picolm_lib.tokenizer import encode
+from picolm_lib.train.checkpoint import load_run
 
 TOLERANCE = 1e-4  # relative, or absolute where that is more: sums in float32, in other batches
 MODEL, TOKENIZER, _ = load_run("bundled")
-CPU = numerics("cpu", "float32")
+CPU = choose_precision("cpu", "float32")
 
 Row = tuple[str, float, float]  # what is compared, lm_eval's value, ours
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from picolm_lib.commands.printing import METER_SEED
 from picolm_lib.config import PRESETS
-from picolm_lib.corpus import load_corpus
-from picolm_lib.storybook import Question, questions
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.storybook.story import Question, questions
 
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "lm_eval"  # the tasks read them there
 
 
 def asked() -> list[Question]:
-    """The questions of `python -m picolm_lib.evaluate`."""
+    """The questions of `picolm evaluate`."""
     return questions(600, METER_SEED)
 
 

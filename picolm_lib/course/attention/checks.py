@@ -7,13 +7,15 @@ from torch import Tensor
 
 from picolm_lib.course.attention import rope_mistakes
 from picolm_lib.course.checks import BugHunt, Exercise
-from picolm_lib.rope import apply_rope, rope_tables
+from picolm_lib.model.rope import apply_rope, rope_tables
 
 
 def _rope_cases() -> list[tuple]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, 4, 6, generator=generator)                 # (B, T, H, E), all different
-    square = torch.randn(1, 4, 4, 8, generator=generator)            # T = H: a swap does not crash
+    # (B, T, H, E), all different.
+    x = torch.randn(2, 5, 4, 6, generator=generator)
+    # T = H, so that swapping the two does not crash.
+    square = torch.randn(1, 4, 4, 8, generator=generator)
     return [(x, *rope_tables(torch.arange(3, 8), 6)),
             (square, *rope_tables(torch.arange(4), 8)),
             (square.bfloat16(), *rope_tables(torch.arange(4), 8))]
@@ -22,15 +24,15 @@ def _rope_cases() -> list[tuple]:
 rotate = Exercise(
     reference=apply_rope,
     cases=_rope_cases,
-    praise="Right: every pair turned by its position's angle, heads alike, the input untouched.",
+    praise="Right: every pair is rotated by its position's angle, and the input is unchanged.",
     mistakes={
         "you rotated along the heads, not along the sequence: cos and sin have shape (T, E/2), and "
         "without a new axis for the heads PyTorch lines T up with H. Use cos[:, None].":
             rope_mistakes.along_heads,
-        "you turned the hands the other way around: the minus belongs to first * cos - second * "
-        "sin, the plus to second * cos + first * sin.": rope_mistakes.backwards,
+        "you rotated in the opposite direction: the minus belongs in first * cos - second * sin, "
+        "the plus in second * cos + first * sin.": rope_mistakes.backwards,
         "the minus is missing: a rotation is (first * cos - second * sin, second * cos + first * "
-        "sin). With two pluses the hand changes its length.": rope_mistakes.no_minus,
+        "sin). With two pluses the length changes.": rope_mistakes.no_minus,
         "you paired neighboring features, 2i with 2i + 1, as in the paper. Here feature i goes "
         "with feature i + E/2: split x in two halves.": rope_mistakes.interleaved,
         "you split x into even and odd features. Here the pairs are the two halves of x: feature "
@@ -39,30 +41,30 @@ rotate = Exercise(
             rope_mistakes.halves_swapped,
         "you overwrote the first half before the second one was computed: both need the old "
         "values. Give the results new names.": rope_mistakes.overwritten,
-        "the result should have the dtype of x. cos and sin are float32, and they pulled x up to "
+        "the result should have the dtype of x. cos and sin are float32, and they promoted x to "
         "float32: convert them with .to(x.dtype).": rope_mistakes.promoted,
-        "the right numbers in the wrong places: you set the two halves down alternately. They "
-        "belong one behind the other: torch.cat, not torch.stack.": rope_mistakes.alternating,
-        "cos and sin have changed places.": lambda x, cos, sin: apply_rope(x, sin, cos),
-        "only the first half was turned. A rotation changes both coordinates of a hand.":
+        "the right numbers in the wrong places: you interleaved the two halves. They belong one "
+        "after the other: torch.cat, not torch.stack.": rope_mistakes.alternating,
+        "cos and sin are swapped.": lambda x, cos, sin: apply_rope(x, sin, cos),
+        "only the first half was rotated. A rotation changes both coordinates of a pair.":
             rope_mistakes.half_turned,
-        "each feature was multiplied by cos and sin, but never met its partner: the new first "
-        "half needs the second half too, and the other way around.": rope_mistakes.without_partner,
+        "each feature was multiplied by cos and sin, but never combined with its partner: the new "
+        "first half needs the second half too, and vice versa.": rope_mistakes.without_partner,
         "in the second line the partners are mixed up: it is second * cos + first * sin.":
             rope_mistakes.same_factors,
-        "the second line needs a plus: second * cos + first * sin. With two minuses the hand "
-        "changes its length.": rope_mistakes.two_minuses,
-        "you joined the halves along the batch: torch.cat takes axis 0 unless you say dim=-1.":
+        "the second line needs a plus: second * cos + first * sin. With two minuses the "
+        "length changes.": rope_mistakes.two_minuses,
+        "you joined the halves along the batch: torch.cat uses axis 0 unless you pass dim=-1.":
             lambda x, cos, sin: torch.cat(rope_mistakes.halves(apply_rope(x, cos, sin))),
-        "you returned the two halves by themselves. Join them: torch.cat(..., dim=-1).":
+        "you returned the two halves separately. Join them: torch.cat(..., dim=-1).":
             lambda x, cos, sin: rope_mistakes.halves(apply_rope(x, cos, sin)),
-        "you moved the heads in front of the sequence and never moved them back. The result is "
+        "you moved the heads before the sequence and never moved them back. The result is "
         "(B, T, H, E), like x.": lambda x, cos, sin: apply_rope(x, cos, sin).transpose(1, 2),
-        "all tokens were turned by the angle of the first one: every position has its own row "
+        "all tokens were rotated by the angle of the first one: every position has its own row "
         "of cos and sin.": lambda x, cos, sin: apply_rope(x, cos[:1], sin[:1]),
-        "you made tables of your own that count from 0. Use the cos and sin that are given: a "
-        "text need not start at position 0.": rope_mistakes.from_zero,
-        "nothing was turned: x came back as it was.": lambda x, cos, sin: x,
+        "you made your own tables, which count from 0. Use the cos and sin that are given: a text "
+        "does not have to start at position 0.": rope_mistakes.from_zero,
+        "nothing was rotated: x was returned unchanged.": lambda x, cos, sin: x,
     })
 
 
@@ -116,7 +118,7 @@ expand_kv = Exercise(
             lambda kv, n: kv.repeat_interleave(n // kv.shape[1]),
         "nothing was copied: there must be n_heads heads on axis 1.": lambda kv, n: kv,
         "the heads beyond the first n_kv_heads are empty. Fill them with copies.": _padded,
-        "you kept the order of neighbors, but backwards: the first query heads read the first KV "
+        "neighbors share a KV head, but in reverse order: the first query heads read the first KV "
         "head.": lambda kv, n: _expand(kv, n).flip(1),
     })
 
@@ -135,26 +137,26 @@ causal_mask = Exercise(
             lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(),
         "the diagonal is one too low: a token must see itself.":
             lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(s - t - 1),
-        "the diagonal is one too high: a token sees the next one, which it has to guess.":
+        "the diagonal is one too high: a token sees the next one, which it has to predict.":
             lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(s - t + 1),
         "it is upside down: True means that the query may see the key. Yours hides the past.":
             lambda t, s: ~_mask(t, s),
-        "you kept the future (triu). Keys up to and with the query's own position are seen: tril.":
+        "you kept the future (triu). A query sees keys up to its own position: tril.":
             lambda t, s: torch.ones(t, s, dtype=torch.bool).triu(s - t),
         "rows and columns are swapped: the mask is (length, total), queries down, keys across.":
             lambda t, s: _mask(t, s).T,
-        "the mask should hold True and False, not numbers: scaled_dot_product_attention *adds* a "
-        "mask of numbers to the scores. Use dtype=torch.bool.":
+        "the mask should contain True and False, not numbers: scaled_dot_product_attention *adds* "
+        "a mask of numbers to the scores. Use dtype=torch.bool.":
             lambda t, s: _mask(t, s).float(),
-        "you returned scores to add (0 and minus infinity). Here True and False are asked for.":
+        "you returned scores to add (0 and minus infinity). The exercise asks for True and False.":
             lambda t, s: torch.zeros(t, s).masked_fill(~_mask(t, s), float("-inf")),
-        "everything is True, so every token sees the future. The diagonal lies at total - length.":
+        "everything is True, so every token sees the future. The diagonal is at total - length.":
             lambda t, s: torch.ones(t, s, dtype=torch.bool),
         "you shifted the diagonal by length, the number of new tokens. It is shifted by the number "
         "of cached ones, total - length.": lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(t),
         "you shifted the diagonal the wrong way: a positive number lets the queries see more.":
             lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(t - s),
-        "you shifted the diagonal by 3, which fits the example alone. The cache holds "
+        "you shifted the diagonal by 3, which fits only the example. The cache contains "
         "total - length tokens.": lambda t, s: torch.ones(t, s, dtype=torch.bool).tril(3),
         "there is a row for every position. Only the last `length` of them are queries: the mask "
         "is (length, total).": lambda t, s: _mask(s, s),
@@ -162,17 +164,17 @@ causal_mask = Exercise(
             lambda t, s: _mask(t, t),
         "you hid the cached tokens. New tokens see all of them: that is what a cache is for.":
             lambda t, s: torch.cat((torch.zeros(t, s - t, dtype=torch.bool), _mask(t, t)), 1),
-        "the cached tokens are the first columns, not the last: new tokens stand at the end.":
+        "the cached tokens are the first columns, not the last: new tokens are at the end.":
             lambda t, s: torch.cat((_mask(t, t), torch.ones(t, s - t, dtype=torch.bool)), 1),
-        "every query sees its own position alone. It must see all earlier ones, too.":
+        "every query sees only its own position. It must also see all earlier ones.":
             lambda t, s: _mask(t, s).triu(s - t),
-        "the mask should hold True and False, not whole numbers. Use dtype=torch.bool.":
+        "the mask should contain True and False, not integers. Use dtype=torch.bool.":
             lambda t, s: _mask(t, s).long(),
-        "there are axes too many: the mask is (length, total), without batch and heads.":
+        "there are too many axes: the mask is (length, total), without batch and heads.":
             lambda t, s: _mask(t, s)[None, None],
         "you returned a list. Make a tensor of it: torch.tensor(...).":
             lambda t, s: _mask(t, s).tolist(),
-        "the rows run backwards: the last query stands at the last position and sees everything.":
+        "the rows are in reverse order: the last query has the last position and sees everything.":
             lambda t, s: _mask(t, s).flip(0),
     })
 
@@ -180,11 +182,11 @@ causal_mask = Exercise(
 bug_hunt = BugHunt(
     culprit="rope",
     alibis={
-        "mask": "plot A acquits the mask. If a token saw later ones, the logits of earlier tokens "
+        "mask": "plot A clears the mask. If a token saw later ones, the logits of earlier tokens "
                 "would change with the last token. They do not move at all.",
-        "qk_norm": "plot C acquits QK-norm. Without it the largest score would grow with the "
+        "qk_norm": "plot C clears QK-norm. Without it the largest score would grow with the "
                    "square of the weights. Both curves stay flat.",
     },
     praise="Right: it is RoPE. Equal tokens get exactly equal attention at every distance, so the "
-           "patient does not know where they stand. It turned its hands along the *heads*: token 3 "
-           "and token 30 get the same angle. Nothing crashes, and the loss still falls, only less.")
+           "patient does not know where they are. It rotates along the *heads*: tokens 3 and 30 "
+           "get the same angle. Nothing crashes, and the loss still falls, just less.")

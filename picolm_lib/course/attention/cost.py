@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from picolm_lib.attention import KVCache
 from picolm_lib.config import PicoConfig
-from picolm_lib.model import PicoLM
+from picolm_lib.model.attention import KVCache
+from picolm_lib.model.picolm import PicoLM
 
-T4_GIB = 14.7  # usable
+# Usable memory of a T4.
+T4_GIB = 14.7
 
 
 def kv_cache_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, batch: int = 1,
@@ -23,19 +24,19 @@ def kv_cache_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, batch
 def forward_flops(config: PicoConfig, read: int, seen: int) -> int:
     """FLOPs of reading `read` new tokens after `seen` earlier ones, without the output layer.
 
-    Two per weight and token, and 4 * D per block for each pair of a new token and one that it sees:
-    two for the score, two for the weighted sum.
+    Two per weight and token, and 4 * D per block for each pair of a new token and a token that it
+    sees: two for the score, two for the weighted sum.
     """
     with torch.device("meta"):
         blocks = PicoLM(config).blocks
-    weights = sum(p.numel() for p in blocks.parameters() if p.ndim > 1)
+    weights = sum(p.numel() for block in blocks for p in block.parameters() if p.ndim > 1)
     pairs = sum(seen + token + 1 for token in range(read))
     return 2 * weights * read + 4 * config.n_layers * config.d_model * pairs
 
 
 @dataclass(frozen=True)
 class Writing:
-    """What it takes to write some tokens, one after the other."""
+    """The cost of writing some tokens, one after the other."""
 
     flops: list[int]
     """For each new token."""
@@ -45,14 +46,14 @@ class Writing:
 
 @torch.inference_mode()
 def write_tokens(model: PicoLM, prompt: torch.Tensor, count: int, cached: bool) -> Writing:
-    """Lets a model write greedily, and takes the time of each token.
+    """Lets a model write greedily, and measures the time of each token.
 
     Args:
         prompt: (1, T) token ids.
         count: tokens to write.
-        cached: with a KV cache, or reading the whole text again for every token.
+        cached: whether to use a KV cache, or to read the whole text again for every token.
     """
-    cache = KVCache(model.config, 1, prompt.shape[1] + count) if cached else None
+    cache = KVCache(prompt.shape[1] + count) if cached else None
     text, flops, seconds = prompt, [], []
     for number in range(count):
         started = time.perf_counter()

@@ -1,16 +1,17 @@
-"""The tests of the bug hunt, made on the healthy model and on the patient."""
+"""The bug hunt of notebook 02: its tests, run on the healthy model and on the patient."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from picolm_lib.checkpoint import load_run
 from picolm_lib.course.attention.pictures import draw_symptoms
 from picolm_lib.course.attention.record import head_weights_by_distance, record_scores
-from picolm_lib.course.attention.variants import sick, without_qk_norm
+from picolm_lib.course.attention.variants import patient as make_patient
+from picolm_lib.course.attention.variants import without_qk_norm
 from picolm_lib.course.plots import Picture
-from picolm_lib.model import PicoLM
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.checkpoint import load_run
 
 EQUAL_TOKENS = 40
 SCALES = (1, 2, 4, 8)
@@ -18,7 +19,7 @@ SCALES = (1, 2, 4, 8)
 
 @torch.no_grad()
 def change_before(model: PicoLM, tokens: Tensor, mask: Tensor | None = None) -> float:
-    """How far the logits of (T,) tokens move, but for the last, when the last token is another.
+    """How far the logits of (T,) tokens, except the last, move when the last token changes.
 
     Args:
         mask: (T, T), True where a token may see another. None is causal.
@@ -49,7 +50,7 @@ def examine(run: str = "bundled", seed: int = 0) -> Picture:
     """
     generator = torch.Generator().manual_seed(seed)
     healthy, _, config = load_run(run)
-    patient, control = sick(load_run(run)[0]), load_run(run)[0]
+    patient, control = make_patient(load_run(run)[0]), load_run(run)[0]
     without_qk_norm(control)
     tokens = torch.randint(0, config.model.vocab_size, (EQUAL_TOKENS,), generator=generator)
     everything = torch.ones(EQUAL_TOKENS, EQUAL_TOKENS, dtype=torch.bool)
@@ -57,7 +58,8 @@ def examine(run: str = "bundled", seed: int = 0) -> Picture:
              change_before(healthy, tokens, everything))
     distance = [head_weights_by_distance(model.blocks[0].attn, config.model.rope_theta,
                                          EQUAL_TOKENS) for model in (healthy, patient)]
-    head = distance[0].std(-1).argmax()                              # cares most about distance
+    # The head that depends most on distance.
+    head = distance[0].std(-1).argmax()
     largest = [[largest_score(model, tokens, scale) for scale in SCALES]
                for model in (healthy, patient, control)]
     return draw_symptoms(later, (distance[0][head], distance[1][head]), largest, SCALES)

@@ -27,6 +27,7 @@ BLUES = mpl.colormaps["Blues"]
 STORY_COLUMNS = 72  # characters per line
 CONTROL = "#AAAAAA"
 
+
 def draw_maps(maps: Tensor, pieces: Sequence[str], layer: int, title: str = "") -> Picture:
     """One block's attention maps, a panel per head.
 
@@ -60,7 +61,7 @@ def draw_maps(maps: Tensor, pieces: Sequence[str], layer: int, title: str = "") 
 
 
 def draw_story(maps: Tensor, pieces: Sequence[str], layer: int, head: int, token: int) -> Picture:
-    """A story whose words are the darker, the more one token takes from them.
+    """A story in which a token is darker the more attention one chosen token pays to it.
 
     Args:
         maps: (L, H, T, T) attention weights.
@@ -85,11 +86,11 @@ def draw_story(maps: Tensor, pieces: Sequence[str], layer: int, head: int, token
         for offset, sign in enumerate(piece.replace("\n", "¶")):
             axes.text(c + offset + 0.5, r + 0.5, sign, family="monospace", fontsize=9.5,
                       color=color, horizontalalignment="center", verticalalignment="center")
-    best = weights.argmax().item()
+    best = int(weights.argmax())
     axes.set_title(f"block {layer}, head {head}: token {token} {pieces[token]!r} looks most at "
                    f"token {best} {pieces[best]!r} ({weights[best]:.0%})", fontsize=9.5)
-    return finish(figure, f"In block {layer}, head {head} lets token {token} take "
-                          f"{weights[best]:.0%} from token {best}.")
+    return finish(figure, f"In block {layer}, head {head}, token {token} pays "
+                          f"{weights[best]:.0%} of its attention to token {best}.")
 
 
 def draw_wide_map(weights: Tensor, pieces: Sequence[str], title: str) -> Picture:
@@ -105,8 +106,8 @@ def draw_wide_map(weights: Tensor, pieces: Sequence[str], title: str) -> Picture
     axes.set_xticks(range(len(pieces)), pieces)
     axes.set_yticks(range(len(pieces)), pieces)
     axes.set(xlabel="the token that is looked at", ylabel="the token that looks", title=title)
-    return finish(figure, "Attention weights of a few tokens. Every row adds up to 1, and nothing "
-                          "stands above the diagonal.")
+    return finish(figure, "Attention weights of a few tokens. Every row adds up to 1, and there is "
+                          "nothing above the diagonal.")
 
 
 def draw_cache(kv_heads: int = 5, heads: int = 10, layers: int = 32, head_dim: int = 128,

@@ -7,13 +7,13 @@ from functools import partial
 
 from torch import Tensor
 
-from picolm_lib.course.attention.clocks import draw_clocks
 from picolm_lib.course.attention.pictures import draw_cache, draw_maps, draw_story
+from picolm_lib.course.attention.rope_clocks import draw_clocks
 from picolm_lib.course.widgets import Playground, slider, steps
 
 
-def clocks() -> Playground:
-    """Two positions, both together, theta and head_dim over the clocks of RoPE."""
+def rope_clocks() -> Playground:
+    """Sliders over two positions, a shift of both, theta and head_dim for the clocks of RoPE."""
     return Playground(
         draw_clocks,
         query_position=slider("query position", 20, 0, 64),
@@ -39,7 +39,7 @@ def attention_on_story(maps: Tensor, pieces: Sequence[str]) -> Playground:
 
 
 def kv_cache() -> Playground:
-    """The KV-cache calculator, with the planned model's shape at first."""
+    """The KV-cache calculator, starting with the shape of the preset `planned`."""
     return Playground(
         draw_cache,
         kv_heads=steps("KV heads", [1, 2, 5, 10], 5),

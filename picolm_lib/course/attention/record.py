@@ -1,4 +1,4 @@
-"""Looks into a running model: attention weights, gates, and the loss at every position."""
+"""Records what happens inside a model: attention weights, gates, and the loss by position."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from picolm_lib import attention
-from picolm_lib.attention import Attention
-from picolm_lib.model import PicoLM
-from picolm_lib.rope import rope_tables
+from picolm_lib.model import attention
+from picolm_lib.model.attention import Attention
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.model.rope import rope_tables
 
 JUST_BEFORE, FIRST, AFTER_THE_SAME = (
     "the token just before", "the first token", "what followed the same token earlier")
@@ -34,7 +34,7 @@ def attention_weights(q: Tensor, k: Tensor) -> Tensor:
 
 @contextmanager
 def recorded(what: Callable[[Tensor, Tensor], Tensor]) -> Iterator[list[Tensor]]:
-    """Within it, every call of `attend` also puts what(q, k) into the list."""
+    """Inside the block, every call of `attend` also appends what(q, k) to the list."""
     records: list[Tensor] = []
     attend = attention.attend
 
@@ -53,10 +53,10 @@ def attention_maps(model: PicoLM, tokens: Tensor) -> Tensor:
         tokens: (T,) token ids.
 
     Returns:
-        (L, H, T, T): row t of a map says how token t spreads its attention over tokens 0 to t.
+        (L, H, T, T): row t of a map shows how token t spreads its attention over tokens 0 to t.
     """
     with recorded(attention_weights) as maps:
-        model(_beside(model, tokens)[None])
+        model(_on_its_device(model, tokens)[None])
     return torch.stack(maps)                                         # (L, H, T, T)
 
 
@@ -64,15 +64,16 @@ def habits(maps: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     """Where heads like to look: name of the habit -> the mean share of attention, (L, H).
 
     The third habit is known as induction: after "Lily found ... Lily" such a head looks at "found".
-    It is measured on tokens that have occurred before, and is left out if there are none.
+    It is measured on tokens that have occurred before, and is omitted if there are none.
     Source: Catherine Olsson et al., "In-context Learning and Induction Heads", 2022.
 
     Args:
         maps: (L, H, T, T) from `attention_maps`, T at least 3.
         tokens: (T,), the tokens that were read.
     """
-    same = (tokens[:, None] == tokens).tril(-1)                      # (T, T): the same one earlier
-    follows = same.roll(1, dims=1).tril(-1)                          # and the place after it
+    # Where the same token occurred earlier, and the position after it.
+    same = (tokens[:, None] == tokens).tril(-1)                      # (T, T)
+    follows = same.roll(1, dims=1).tril(-1)                          # (T, T)
     found = {JUST_BEFORE: maps.diagonal(-1, -2, -1)[..., 1:].mean(-1),
              FIRST: maps[..., 2:, 0].mean(-1)}
     if follows.any():
@@ -80,15 +81,15 @@ def habits(maps: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _beside(model: PicoLM, tokens: Tensor) -> Tensor:
-    """The tokens on the model's device: a model that was trained here may be on a GPU."""
+def _on_its_device(model: PicoLM, tokens: Tensor) -> Tensor:
+    """The tokens on the model's device, which is a GPU if the model was trained on one."""
     return tokens.to(model.embedding.weight.device)
 
 
 def record_scores(model: PicoLM, tokens: Tensor) -> Tensor:
     """The scores of all blocks before mask and softmax, for (T,) tokens: (L, H, T, T)."""
     with recorded(attention_scores) as scores:
-        model(_beside(model, tokens)[None])
+        model(_on_its_device(model, tokens)[None])
     return torch.stack(scores)                                       # (L, H, T, T)
 
 
@@ -103,7 +104,7 @@ def gates(model: PicoLM, tokens: Tensor) -> Tensor:
         return gate(self, q)
 
     with patch.object(Attention, "_gate", spy):
-        model(_beside(model, tokens)[None])
+        model(_on_its_device(model, tokens)[None])
     return torch.stack(opened)                                       # (L, T, H, E)
 
 
@@ -113,12 +114,13 @@ def loss_by_position(model: PicoLM, tokens: Tensor, squeeze: float = 1.0) -> Ten
 
     Args:
         tokens: (B, T + 1) token ids.
-        squeeze: positions are multiplied by it; 0.25 turns every clock at a quarter of its speed.
+        squeeze: positions are multiplied by it; with 0.25 every pair rotates at a quarter of its
+            speed.
 
     Returns:
         (T,), the mean over the B rows.
     """
-    tokens = _beside(model, tokens)
+    tokens = _on_its_device(model, tokens)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]                  # (B, T)
     positions = squeeze * torch.arange(inputs.shape[1], device=tokens.device)
     logits = model(inputs, positions=positions)                      # (B, T, V)
@@ -126,12 +128,12 @@ def loss_by_position(model: PicoLM, tokens: Tensor, squeeze: float = 1.0) -> Ten
 
 
 def head_weights_by_distance(layer: Attention, theta: float, length: int) -> Tensor:
-    """How a head's attention depends on distance alone: (H, length).
+    """How each head's attention depends on distance alone: (H, length).
 
-    All tokens are alike here, so what differs between them is their position. Entry d is the weight
-    that the last token gives to the token d places before it.
+    All tokens are the same here, so they differ only in position. Entry d is the weight that the
+    last token gives to the token d positions before it.
     """
-    x = layer.qkv.weight.new_ones(1, length, layer.qkv.in_features)  # (B, T, D), all alike
+    x = layer.qkv.weight.new_ones(1, length, layer.qkv.in_features)  # (B, T, D)
     with recorded(attention_weights) as maps:
         layer(x, *rope_tables(torch.arange(length, device=x.device), layer.q_norm.weight.numel(),
                               theta))

@@ -5,23 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from picolm_lib.rope import apply_rope, rope_tables
+from picolm_lib.model.rope import apply_rope, rope_tables
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """The two halves of the features."""
-    return x.chunk(2, dim=-1)
+    first, second = x.chunk(2, dim=-1)
+    return first, second
 
 
 def along_heads(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Tables without an axis for the heads: T lines up with H."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)                      # lines up with (H, E/2)
+    """Tables without an axis for the heads, so that T lines up with H."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)                      # (T, E/2)
     first, second = halves(x)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
 def backwards(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turned the other way around."""
+    """Rotated in the opposite direction."""
     return apply_rope(x, cos, -sin)
 
 
@@ -47,7 +48,7 @@ def even_odd_joined(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def halves_swapped(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The second half in front."""
+    """The second half first."""
     first, second = halves(apply_rope(x, cos, sin))
     return torch.cat((second, first), -1)
 
@@ -61,27 +62,27 @@ def overwritten(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def promoted(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """float32 whatever x is."""
+    """float32 whatever the dtype of x."""
     return apply_rope(x.float(), cos, sin)
 
 
 def parts(x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The halves and the tables, ready to be multiplied."""
+    """The halves and the tables, ready to multiply."""
     return *halves(x), cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
 
 
 def alternating(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Right numbers, set down alternately."""
+    """Right numbers, interleaved."""
     return torch.stack(halves(apply_rope(x, cos, sin)), -1).flatten(-2)
 
 
 def half_turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Only the first half is turned."""
+    """Only the first half is rotated."""
     return torch.cat((halves(apply_rope(x, cos, sin))[0], halves(x)[1]), -1)
 
 
 def without_partner(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """No feature meets its partner."""
+    """No feature is combined with its partner."""
     first, second, cos, sin = parts(x, cos, sin)
     return torch.cat((first * cos + first * sin, second * cos + second * sin), -1)
 
@@ -99,5 +100,5 @@ def two_minuses(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def from_zero(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Tables of its own that begin at position 0."""
+    """Its own tables, which start at position 0."""
     return apply_rope(x, *rope_tables(torch.arange(x.shape[1]), x.shape[3]))

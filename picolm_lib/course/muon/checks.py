@@ -8,51 +8,10 @@ import torch
 from torch import Tensor
 
 from picolm_lib.course.checks import BugHunt, Exercise
+from picolm_lib.course.muon import newton_schulz_mistakes as wrong
 from picolm_lib.course.muon.duel import MODEL
-from picolm_lib.model import PicoLM
-from picolm_lib.muon import COEFFICIENTS
-from picolm_lib.muon import newton_schulz as library_newton_schulz
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x.float() / x.float().square().sum().sqrt()
-
-
-def _products(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    gram = x @ x.mT
-    return a * x + (b * gram + c * gram @ gram) @ x
-
-
-def _iteration(normalize: Callable = _unit, step: Callable = _products, extra: int = 0,
-               order: Callable = tuple, last: Callable = lambda x: x) -> Callable:
-    """Newton-Schulz, with a mistake chosen by the arguments."""
-    def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
-        x = normalize(matrix)
-        for _ in range(steps + extra):
-            x = step(x, *order(COEFFICIENTS))
-        return last(x).float()
-
-    return orthogonalize
-
-
-def _always_wide(matrix: Tensor, steps: int) -> Tensor:
-    found = library_newton_schulz(matrix, steps)
-    return found.mT if matrix.shape[0] > matrix.shape[1] else found
-
-
-def _wrong_side(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    gram = x.mT @ x
-    return a * x + (b * gram + c * gram @ gram) @ x
-
-
-def _gram_of_entries(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    gram = x @ x.mT
-    return a * x + (b * gram + c * gram * gram) @ x
-
-
-def _without_square(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    gram = x @ x.mT
-    return a * x + (b * gram + c * gram) @ x
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.muon import newton_schulz as library_newton_schulz
 
 
 def _matrix_cases() -> list[tuple]:
@@ -69,46 +28,48 @@ def _matrix_cases() -> list[tuple]:
 newton_schulz = Exercise(
     reference=library_newton_schulz,
     cases=_matrix_cases,
-    praise="Right: normalized in float32, then products alone, and all directions come out alike.",
+    praise="Right: normalized in float32, then only products, and all directions end up equal.",
     mistakes={
         "you did not normalize. With a singular value of 3 the polynomial gives 375, and the next "
-        "step overflows. Divide by the Frobenius norm first.": _iteration(lambda x: x.float()),
-        "you divided by the largest entry only. The singular values can still be far above 1: "
+        "step overflows. Divide by the Frobenius norm first.": wrong.iteration(lambda x: x.float()),
+        "you divided only by the largest entry. The singular values can still be far above 1: "
         "divide by the Frobenius norm, the root of the sum of all squares.":
-            _iteration(lambda x: x.float() / x.float().abs().amax()),
+            wrong.iteration(lambda x: x.float() / x.float().abs().amax()),
         "you normalized in 16 bits: there the squares of numbers around 1e-4 are zero. Convert the "
-        "matrix to float32 first.": _iteration(lambda x: (x / x.square().sum().sqrt()).float()),
+        "matrix to float32 first.":
+            wrong.iteration(lambda x: (x / x.square().sum().sqrt()).float()),
         "you divided by the sum of the squares. The norm is its square root.":
-            _iteration(lambda x: x.float() / x.float().square().sum()),
+            wrong.iteration(lambda x: x.float() / x.float().square().sum()),
         "you divided by the root of the mean square. The Frobenius norm takes the sum.":
-            _iteration(lambda x: x.float() / x.float().square().mean().sqrt()),
-        "you normalized each row alone. The whole matrix is divided by one number, or its "
-        "directions change.": _iteration(lambda x: x.float() / x.float().norm(dim=1, keepdim=True)),
+            wrong.iteration(lambda x: x.float() / x.float().square().mean().sqrt()),
+        "you normalized each row separately. Divide the whole matrix by one number, or its "
+        "directions change.":
+            wrong.iteration(lambda x: x.float() / x.float().norm(dim=1, keepdim=True)),
         "you divided by the largest singular value. That needs the SVD which we want to avoid: "
         "divide by the Frobenius norm.":
-            _iteration(lambda x: x.float() / torch.linalg.matrix_norm(x.float(), 2)),
-        "the coefficients are in the wrong order: a = 3.4445 belongs to x, b = -4.7750 to the gram "
-        "matrix, c = 2.0315 to its square.": _iteration(order=lambda abc: abc[::-1]),
-        "b and c are swapped: b = -4.7750 belongs to the gram matrix, c = 2.0315 to its square.":
-            _iteration(order=lambda abc: (abc[0], abc[2], abc[1])),
-        "a tall matrix came back lying down: if you transpose it on the way in, transpose it back "
-        "on the way out.": _always_wide,
-        "the gram matrix is of the wrong side: x.T @ x cannot stand on the left of x, unless x is "
-        "square. It is x @ x.T.": _iteration(step=_wrong_side),
-        "you applied the polynomial to every number of the matrix. It has to act on the singular "
+            wrong.iteration(lambda x: x.float() / torch.linalg.matrix_norm(x.float(), 2)),
+        "the coefficients are in the wrong order: a = 3.4445 belongs to x, b = -4.7750 to the Gram "
+        "matrix, c = 2.0315 to its square.": wrong.iteration(order=lambda abc: abc[::-1]),
+        "b and c are swapped: b = -4.7750 belongs to the Gram matrix, c = 2.0315 to its square.":
+            wrong.iteration(order=lambda abc: (abc[0], abc[2], abc[1])),
+        "a tall matrix was returned transposed: if you transpose it at the start, transpose it "
+        "back at the end.": wrong.always_wide,
+        "the Gram matrix is on the wrong side: x.T @ x cannot multiply x from the left unless x is "
+        "square. Use x @ x.T.": wrong.iteration(step=wrong.wrong_side),
+        "you applied the polynomial to every entry of the matrix. It has to act on the singular "
         "values: multiply matrices with @.":
-            _iteration(step=lambda x, a, b, c: a * x + b * x**3 + c * x**5),
-        "you squared the entries of the gram matrix. Its square is a matrix product: gram @ gram.":
-            _iteration(step=_gram_of_entries),
-        "c belongs to the square of the gram matrix, gram @ gram. You used it twice as it is.":
-            _iteration(step=_without_square),
-        "you took one step too many.": _iteration(extra=1),
-        "you took one step too few.": _iteration(extra=-1),
+            wrong.iteration(step=lambda x, a, b, c: a * x + b * x**3 + c * x**5),
+        "you squared the entries of the Gram matrix. Its square is a matrix product: gram @ gram.":
+            wrong.iteration(step=wrong.gram_of_entries),
+        "c belongs to the square of the Gram matrix, gram @ gram. You used gram itself twice.":
+            wrong.iteration(step=wrong.without_square),
+        "you took one step too many.": wrong.iteration(extra=1),
+        "you took one step too few.": wrong.iteration(extra=-1),
         "you normalized again after the last step. The result must keep its singular values near "
-        "1.": _iteration(last=_unit),
+        "1.": wrong.iteration(last=wrong.unit),
         "you normalized in every step. Once, before the loop, is enough; after it the singular "
-        "values are meant to grow.": _iteration(step=lambda x, a, b, c: _products(_unit(x), a, b,
-                                                                                  c)),
+        "values are meant to grow.":
+            wrong.iteration(step=lambda x, a, b, c: wrong.products(wrong.unit(x), a, b, c)),
     })
 
 
@@ -143,17 +104,17 @@ def _right_direction(m: Tensor, new: Tensor, g: Tensor, keep: float) -> Tensor:
 nesterov = Exercise(
     reference=_nesterov,
     cases=_nesterov_cases,
-    praise="Right: an average of the past, and one look ahead with the gradient of now.",
+    praise="Right: an average of the past, and one look ahead with the current gradient.",
     mistakes={
-        "the gradient was added whole. Here the momentum is an average: the old one times keep, "
+        "the gradient was added in full. Here the momentum is an average: the old one times keep, "
         "plus the gradient times (1 - keep).":
             _variant(lambda m, g, k: k * m + g, lambda m, n, g, k: g + k * n),
-        "the new momentum adds the whole gradient. It is an average: the gradient counts "
-        "(1 - keep).": _variant(lambda m, g, k: k * m + g, _right_direction),
+        "the new momentum adds the whole gradient. It is an average: the gradient is "
+        "multiplied by (1 - keep).": _variant(lambda m, g, k: k * m + g, _right_direction),
         "that is plain momentum: the gradient mixed with the old momentum is the new momentum "
         "itself. Nesterov's direction mixes the gradient in once more, with the new one.":
             _variant(_right_new, lambda m, n, g, k: n),
-        "in the direction the gradient counts whole. It is the same kind of average: keep times "
+        "in the direction, the gradient counts in full. It is the same kind of average: keep times "
         "the new momentum plus (1 - keep) times the gradient.":
             _variant(_right_new, lambda m, n, g, k: k * n + g),
         "keep and 1 - keep are swapped: with keep = 0.9, nine tenths of the old momentum stay.":
@@ -164,9 +125,9 @@ nesterov = Exercise(
             _variant(lambda m, g, k: (1 - k) * m + k * g, _right_direction),
         "the two results are in the wrong order: the new momentum first, then the direction.":
             lambda m, g, k: _nesterov(m, g, k)[::-1],
-        "you returned the direction alone. The caller needs the new momentum, too: a tuple of "
+        "you returned only the direction. The caller also needs the new momentum: a tuple of "
         "both.": lambda m, g, k: _nesterov(m, g, k)[1],
-        "you returned the new momentum alone. The caller needs the direction, too: a tuple of "
+        "you returned only the new momentum. The caller also needs the direction: a tuple of "
         "both.": lambda m, g, k: _nesterov(m, g, k)[0],
         "your direction is the gradient: the momentum is stored and never used.":
             _variant(_right_new, lambda m, n, g, k: g),
@@ -177,7 +138,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 def _split(is_muon: Callable[[str, int], bool], is_adamw: Callable[[str, int], bool] | None = None,
            ) -> Callable[[Shapes], dict[str, list[str]]]:
-    """A way of sorting from one rule, or from a rule for each group."""
+    """A way of sorting, from one rule or from a rule for each group."""
     def sort(shapes: Shapes) -> dict[str, list[str]]:
         muon = [name for name, shape in shapes.items() if is_muon(name, len(shape))]
         adamw = [name for name, shape in shapes.items()
@@ -200,10 +161,10 @@ def _names() -> list[tuple]:
 sort_parameters = Exercise(
     reference=_split(_hidden),
     cases=_names,
-    praise="Right: the matrices inside the blocks, the gate's stack included; all else to AdamW.",
+    praise="Right: the matrices inside the blocks, the gate's stack included; the rest to AdamW.",
     mistakes={
         "embedding and output layer went to Muon. They are matrices, but their rows belong to "
-        "single tokens: only what lies in the blocks gets Muon.": _split(lambda n, axes: axes >= 2),
+        "single tokens: only the blocks get Muon.": _split(lambda n, axes: axes >= 2),
         "you forgot the gate: its shape is (H, E, E), a stack of matrices, and it has three axes. "
         "Ask for at least two.": _split(lambda n, axes: n.startswith("blocks.") and axes == 2),
         "norms and biases of the blocks went to Muon. They are vectors, which have no singular "
@@ -221,14 +182,14 @@ sort_parameters = Exercise(
         "the gate is in no group, so it would never be trained: it has three axes, neither two "
         "nor one.": _split(lambda n, axes: n.startswith("blocks.") and axes == 2,
                            lambda n, axes: axes == 1 or not n.startswith("blocks.")),
-        "some matrices are in both groups, so they would be moved twice per step.":
+        "some matrices are in both groups, so they would be updated twice per step.":
             _split(_hidden, lambda n, axes: True),
         "the two groups are swapped.": lambda shapes: dict(zip(
             ("muon", "adamw"), list(_split(_hidden)(shapes).values())[::-1], strict=True)),
         "the bias of qkv went to Muon, because its name contains qkv. It is a vector: look at the "
-        "shape, too.": _split(lambda n, axes: _hidden(n, axes) or "qkv" in n),
+        "shape too.": _split(lambda n, axes: _hidden(n, axes) or "qkv" in n),
         "the weights of the norms went to Muon, because their names end with weight. They are "
-        "vectors: look at the shape, too.":
+        "vectors: look at the shape too.":
             _split(lambda n, axes: _hidden(n, axes)
                    or (n.startswith("blocks.") and n.endswith("weight"))),
     })
@@ -237,13 +198,13 @@ sort_parameters = Exercise(
 bug_hunt = BugHunt(
     culprit="output",
     alibis={
-        "half": "plot C acquits the number format. If Newton-Schulz had normalized in 16 bits, the "
-                "step of a hidden matrix would not be flat, or not be a number. Both runs have the "
+        "half": "plot C clears the number format. If Newton-Schulz had normalized in 16 bits, the "
+                "step of a hidden matrix would not be flat, or it would be NaN. Both runs have the "
                 "same flat line there.",
-        "seed": "plot B acquits the seed. If all blocks had been drawn from one seed, blocks 0 and "
+        "seed": "plot B clears the seed. If all blocks had been drawn from one seed, blocks 0 and "
                 "1 would start as copies, and the patient's bar would stand at 1.00.",
     },
     praise="Right: it is the output layer. In plot D all singular values of the patient's step "
-           "have about the same size, which is what Muon makes of a matrix. Its place is in the "
-           "AdamW group: its rows belong to single tokens. Nothing crashed; the loss only fell "
+           "have about the same size, which is what Muon does to a matrix. It belongs in the AdamW "
+           "group: its rows belong to single tokens. Nothing crashed; the loss only fell "
            "more slowly, and each step took longer.")

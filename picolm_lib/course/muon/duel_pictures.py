@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from picolm_lib.course.muon.duel import STEP, Run
+from picolm_lib.course.muon.duel import STEP
 from picolm_lib.course.plots import BLUE, ORANGE, Picture, canvas, finish
+from picolm_lib.course.race import Curve
 
 NAMES = {"adamw": "AdamW alone", "muon": "Muon + AdamW"}
 COLORS = {"adamw": ORANGE, "muon": BLUE}
 
 
 def draw_sweep(swept: Mapping[str, Mapping[float, float]]) -> Picture:
-    """Bits per byte by learning rate, a curve per rule, the best one marked."""
+    """Bits per byte by learning rate, one curve per optimizer, with the best rate marked."""
     figure, axes = canvas(3.0)
     for rule, found in swept.items():
         rates = sorted(found)
@@ -31,27 +32,28 @@ def draw_sweep(swept: Mapping[str, Mapping[float, float]]) -> Picture:
         for rule, found in swept.items()) + ".")
 
 
-def band(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def band(runs: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lowest, mean and highest bits per byte over the seeds, at every evaluation."""
-    bits = np.array([run.bits for run in runs])
+    bits = np.array([run.bits_per_byte for run in runs])
     return bits.min(0), bits.mean(0), bits.max(0)
 
 
-def _curve(axes: Axes, runs: Sequence[Run], rule: str, unit: float) -> None:
+def _curve(axes: Axes, runs: Sequence[Curve], rule: str, unit: float) -> None:
     low, mean, high = band(runs)
     at = np.array(runs[0].tokens) * unit
     axes.fill_between(at, low, high, color=COLORS[rule], alpha=0.3, linewidth=0)
     axes.plot(at, mean, "o-", color=COLORS[rule], markersize=3.5, label=NAMES[rule])
 
 
-def draw_race(equal_tokens: Mapping[str, Sequence[Run]], equal_seconds: Mapping[str, Sequence[Run]],
+def draw_race(equal_tokens: Mapping[str, Sequence[Curve]],
+              equal_seconds: Mapping[str, Sequence[Curve]],
               step_seconds: Mapping[str, float]) -> Picture:
     """The race over tokens and over seconds; bands reach from the best to the worst seed.
 
     Args:
         equal_tokens: rule -> runs of one length, a run per seed.
-        equal_seconds: the same, where the quicker rule read more tokens.
-        step_seconds: rule -> seconds of a step, to which the second axis is scaled.
+        equal_seconds: the same, where the faster optimizer reads more tokens.
+        step_seconds: rule -> seconds of a step, which scale the second axis.
     """
     figure, (left, right) = canvas(3.3, 1, 2, sharey=True)
     for rule, runs in equal_tokens.items():
@@ -67,9 +69,9 @@ def draw_race(equal_tokens: Mapping[str, Sequence[Run]], equal_seconds: Mapping[
                           f"{ends[1]}.")
 
 
-def race_table(equal_tokens: Mapping[str, Sequence[Run]],
-               equal_seconds: Mapping[str, Sequence[Run]]) -> str:
-    """Ends of all runs, as text."""
+def race_table(equal_tokens: Mapping[str, Sequence[Curve]],
+               equal_seconds: Mapping[str, Sequence[Curve]]) -> str:
+    """The final scores of all runs, as text."""
     rows = [f"{'':<16}{'':<15}{'tokens':>8}{'mean':>9}{'best':>9}{'worst':>9}  (bits per byte)"]
     for title, group in (("equal tokens", equal_tokens), ("equal seconds", equal_seconds)):
         for rule, runs in group.items():

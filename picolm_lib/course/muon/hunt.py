@@ -1,4 +1,4 @@
-"""The bug hunt of notebook 04: a healthy run, a patient, and what can be seen of both."""
+"""The bug hunt of notebook 04: a healthy run, a patient, and what both look like inside."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from picolm_lib.course.muon import duel
 from picolm_lib.course.plots import BLUE, RED, Picture, canvas, finish
-from picolm_lib.course.race import Line
+from picolm_lib.course.race import StatusLine, is_smoke
 
-RATE, STEPS, LOOK = 0.005, 60, 30  # of steps; the step whose change of the weights is looked at
+# Learning rate; steps; the step whose change of the weights is shown.
+RATE, STEPS, LOOK = 0.005, 60, 30
 HIDDEN, OUTPUT = "blocks.1.mlp.up.weight", "output.weight"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was seen of one run."""
+    """What was observed in one run."""
 
     loss: list[float]
     steps: dict[str, Tensor]
@@ -30,9 +31,9 @@ class Findings:
 
 def observe(name: str, sort: Callable = duel.groups) -> Findings:
     """Trains a small model and watches it."""
-    steps = 6 if duel.is_tiny() else STEPS
+    steps = 6 if is_smoke() else STEPS
     run, losses, moved, line = duel.trainer(rate=RATE, tokens=steps * duel.STEP,
-                                            sort=sort), [], {}, Line()
+                                            sort=sort), [], {}, StatusLine()
     first, second = (block.attn.qkv.weight.detach().flatten() for block in run.model.blocks[:2])
     similarity = F.cosine_similarity(first, second, 0).item()
     for step in range(steps):
@@ -44,12 +45,12 @@ def observe(name: str, sort: Callable = duel.groups) -> Findings:
                 values = torch.linalg.svdvals((weight.detach() - before[key]).float()).cpu()
                 moved[key] = values / values[0]
         if (step + 1) % 10 == 0:
-            line.say(f"{name}: step {step + 1} of {steps}, loss {losses[-1]:.2f}")
+            line.update(f"{name}: step {step + 1} of {steps}, loss {losses[-1]:.2f}")
     return Findings(losses, moved, similarity)
 
 
 def examine() -> Picture:
-    """A healthy run and one with a fault. Do not look before you have named your suspect."""
+    """A healthy run and one with a bug. Do not look before you have named your suspect."""
     return draw_findings({"healthy": observe("healthy"),
                           "patient": observe("patient", duel.output_by_muon)})
 
@@ -57,17 +58,18 @@ def examine() -> Picture:
 def draw_findings(found: dict[str, Findings]) -> Picture:
     """Loss, singular values of one step in two matrices, similarity of two blocks."""
     figure, axes = canvas(5.0, 2, 2)
-    (loss, hidden), (alike, output) = axes
+    (loss, hidden), (similarity, output) = axes
     for (name, seen), color, style in zip(found.items(), (BLUE, RED), ("-", "--"), strict=True):
         loss.plot(range(1, len(seen.loss) + 1), seen.loss, style, color=color, label=name)
         for cell, key in ((hidden, HIDDEN), (output, OUTPUT)):
             values = seen.steps[key]
             cell.plot(range(1, len(values) + 1), values.clamp(1e-2), style, color=color, label=name)
-    bars = alike.bar(list(found), [seen.similarity for seen in found.values()], 0.5,
+    bars = similarity.bar(list(found), [seen.similarity for seen in found.values()], 0.5,
                      color=(BLUE, RED))
-    alike.bar_label(bars, fmt="%.2f", fontsize=9)
+    similarity.bar_label(bars, fmt="%.2f", fontsize=9)
     loss.set(xlabel="step", ylabel="loss (nats)", title="A. training loss")
-    alike.set(ylabel="cosine", ylim=(-0.1, 1.1), title="B. likeness of blocks 0 and 1 at the start")
+    similarity.set(ylabel="cosine", ylim=(-0.1, 1.1),
+                   title="B. similarity of blocks 0 and 1 at the start")
     for cell, title in ((hidden, "C. one step of a hidden matrix"),
                         (output, "D. one step of the output layer")):
         cell.set(yscale="log", ylim=(1e-2, 2), xlabel="singular value, largest first",

@@ -1,4 +1,4 @@
-"""Ways down a narrow valley: SGD, momentum and AdamW on a loss of two weights."""
+"""Paths down a narrow valley: SGD, momentum and AdamW on a loss of two weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RULES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def turn(degrees: float) -> Tensor:
-    """The (2, 2) matrix that turns the plane."""
+    """The (2, 2) matrix that rotates the plane."""
     angle = math.radians(degrees)
     return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
@@ -30,7 +30,7 @@ def valley(steepness: float = 25.0, degrees: float = 0.0) -> Tensor:
     """The (2, 2) matrix A of the loss w'A w / 2: slope 1 along the valley, `steepness` across.
 
     Args:
-        degrees: by which the valley is turned against the axes.
+        degrees: angle by which the valley is rotated.
     """
     return turn(degrees) @ torch.diag(torch.tensor([1.0, steepness])) @ turn(degrees).T
 
@@ -42,7 +42,7 @@ def loss(w: Tensor, a: Tensor) -> Tensor:
 
 def descend(make: Callable[[Tensor], torch.optim.Optimizer], a: Tensor, start: Sequence[float],
             count: int = STEPS) -> Tensor:
-    """The (count + 1, 2) weights that an optimizer of PyTorch goes through."""
+    """The (count + 1, 2) weights that one of PyTorch's optimizers visits."""
     w = torch.nn.Parameter(torch.tensor(start))
     optimizer, path = make(w), [w.detach().clone()]
     for _ in range(count):
@@ -84,7 +84,7 @@ def draw_paths(paths: Mapping[str, Tensor], a: Tensor, title: str = "", extent: 
 
 def draw_descent(rule: str = "SGD", rate: float = 0.07, steepness: float = 25.0,
                  degrees: float = 0.0) -> Picture:
-    """One optimizer's way down a valley of your choice."""
+    """One optimizer's path down a valley of your choice."""
     a, start = valley(steepness, degrees), turn(degrees) @ torch.tensor(START)
     path = descend(lambda w: RULES[rule](w, rate), a, start.tolist())
     return draw_paths({rule: path}, a, f"learning rate {rate:g}, {steepness:g} times as steep "
@@ -92,9 +92,9 @@ def draw_descent(rule: str = "SGD", rate: float = 0.07, steepness: float = 25.0,
 
 
 def descent() -> Playground:
-    """Sliders over the rule, its learning rate, and the valley."""
+    """Sliders over the optimizer, its learning rate, and the valley."""
     return Playground(
-        draw_descent, rule=steps("rule", list(RULES), "SGD"),
+        draw_descent, rule=steps("optimizer", list(RULES), "SGD"),
         rate=steps("learning rate", [0.01, 0.02, 0.04, 0.07, 0.1, 0.2, 0.4, 0.8], 0.07),
         steepness=steps("steepness", [1, 5, 25, 100], 25),
-        degrees=slider("valley turned by", 0, 0, 45, 5))
+        degrees=slider("valley rotated by", 0, 0, 45, 5))

@@ -10,18 +10,19 @@ from torch import Tensor
 from picolm_lib.config import PicoConfig, TrainConfig
 from picolm_lib.course.muon.spectrum import CHOICES, DTYPES, polynomial
 from picolm_lib.course.plots import BLUE, CYCLE, GREEN, INK, ORANGE, RED, Picture, canvas, finish
-from picolm_lib.model import PicoLM
-from picolm_lib.muon import newton_schulz, parameter_groups
-from picolm_lib.schedule import lr_factor, momentum
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.muon import newton_schulz, parameter_groups
+from picolm_lib.train.schedule import lr_factor, momentum
 
-SHOWN = 32  # rows and columns of a matrix in an image: more would be mere noise to the eye
+# Rows and columns of a matrix in an image: more would look like noise.
+SHOWN = 32
 
 
 def draw_stepper(matrix: Tensor, steps: int = 5, coefficients: str = "Jordan's quintic",
                  dtype: str = "fp32") -> Picture:
     """A matrix's singular values before and after Newton-Schulz, and the polynomial behind it.
 
-    "After" is u'Xv of each pair (u, v) of singular directions of the matrix, so it keeps its place.
+    "After" is u'Xv for each pair (u, v) of the matrix's singular directions, so the order stays.
     """
     after = newton_schulz(matrix, steps, DTYPES[dtype], CHOICES[coefficients]).float()
     exact = newton_schulz(matrix, steps, torch.float32, CHOICES[coefficients])
@@ -40,9 +41,10 @@ def draw_stepper(matrix: Tensor, steps: int = 5, coefficients: str = "Jordan's q
     right.axhline(1, color="#999999", linewidth=1)
     right.plot(s, polynomial(s, steps, CHOICES[coefficients]), color=ORANGE,
                label="the polynomial, applied")
-    right.plot(before, found, "o", color=BLUE, markersize=3.5, label="what became of the matrix")
+    right.plot(before, found, "o", color=BLUE, markersize=3.5, label="the matrix, after")
     right.set(xscale="log", xlabel="singular value before", title=coefficients)
-    right.minorticks_off()  # they would take half of the drawing time
+    # Minor ticks would take half of the drawing time.
+    right.minorticks_off()
     right.legend(loc="upper left", fontsize=8.5)
     error = (after - exact).norm() / exact.norm()
     return finish(figure, f"{coefficients}, {done}: singular values of "
@@ -67,7 +69,7 @@ def draw_spectra(matrices: Mapping[str, Tensor], title: str) -> Picture:
     noise = torch.linalg.svdvals(torch.randn(first.shape, generator=generator))
     right.plot(torch.linspace(0, 100, len(noise)), noise / noise[0], "--", color="#999999",
                label="random numbers")
-    right.set(yscale="log", xlabel="place of the singular value (%)", ylabel="size / largest",
+    right.set(yscale="log", xlabel="rank of the singular value (%)", ylabel="size / largest",
               title=title)
     right.legend(fontsize=8)
     return finish(figure, "Singular values relative to the largest one; the middle one is "
@@ -91,7 +93,7 @@ def draw_warm_up(config: TrainConfig, steps: int) -> Picture:
 
 
 def draw_orthogonal(matrices: Mapping[str, Tensor]) -> Picture:
-    """Matrices as images, and below each the square matrix X X^T, which tells orthogonal rows."""
+    """Matrices as images, and below each one X X^T, which shows whether rows are orthogonal."""
     figure, axes = canvas(4.0, 2, len(matrices))
     for column, (name, matrix) in zip(axes.T, matrices.items(), strict=True):
         short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
@@ -147,7 +149,7 @@ def part_of(name: str) -> str:
 
 
 def group_counts(config: PicoConfig) -> dict[str, tuple[str, int, int]]:
-    """Part -> (kind of its group, tensors, numbers), from `parameter_groups`."""
+    """Part -> (kind of its group, tensors, parameters), from `parameter_groups`."""
     with torch.device("meta"):
         model = PicoLM(config)
     kinds = {id(p): group["kind"] for group in parameter_groups(model) for p in group["params"]}
@@ -160,7 +162,7 @@ def group_counts(config: PicoConfig) -> dict[str, tuple[str, int, int]]:
 
 
 def draw_groups(config: PicoConfig, title: str) -> Picture:
-    """Which part gets which rule, and how many numbers it has."""
+    """Which part gets which optimizer, and how many parameters it has."""
     counts = group_counts(config)
     figure, axes = canvas(3.4)
     colors = {"muon": BLUE, "adamw": ORANGE}
@@ -173,7 +175,7 @@ def draw_groups(config: PicoConfig, title: str) -> Picture:
              xlim=(0, 1.6 * max(n for _, _, n in counts.values()) / 1e6))
     axes.grid(False)
     total = {k: sum(n for kind, _, n in counts.values() if kind == k) for k in colors}
-    return finish(figure, f"Muon gets {total['muon']:,} numbers, AdamW {total['adamw']:,}.")
+    return finish(figure, f"Muon gets {total['muon']:,} parameters, AdamW {total['adamw']:,}.")
 
 
 def draw_polynomials(count: int = 5) -> Picture:

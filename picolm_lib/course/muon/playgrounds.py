@@ -13,10 +13,10 @@ from picolm_lib.course.widgets import steps as choices
 
 
 def spectrum_stepper(matrix: Tensor | None = None) -> Playground:
-    """Iterations, coefficients and number format of Newton-Schulz over a matrix.
+    """Sliders over the iterations, coefficients and number format of Newton-Schulz on a matrix.
 
     Args:
-        matrix: (M, N), small enough for an answer at once; None takes `sample()`.
+        matrix: (M, N), small enough to redraw at once; None uses `sample()`.
     """
     return Playground(partial(draw_stepper, sample() if matrix is None else matrix),
                       steps=slider("iterations", 5, 0, 10),

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from picolm_lib.config import PicoConfig
 from picolm_lib.course.muon import duel
-from picolm_lib.course.race import Line
-from picolm_lib.model import PicoLM
-from picolm_lib.muon import COEFFICIENTS, WIDE, newton_schulz, parameter_groups
+from picolm_lib.course.race import StatusLine
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.muon import COEFFICIENTS, newton_schulz, parameter_groups
 
 CHOICES = {"Jordan's quintic": COEFFICIENTS, "classical cubic": (1.5, -0.5, 0.0),
            "classical quintic": (1.875, -1.25, 0.375)}
@@ -43,13 +43,13 @@ def polynomial(s: Tensor, steps: int, coefficients: tuple[float, float, float]) 
 
 
 def share_of_largest(matrix: Tensor, count: int = 5) -> float:
-    """Share of a matrix's squared length that its `count` largest singular values hold."""
+    """Share of a matrix's squared Frobenius norm in its `count` largest singular values."""
     squares = torch.linalg.svdvals(matrix.float()).square()
     return (squares[:count].sum() / squares.sum()).item()
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
-    """Length of the difference over the length of `expected`; anything not finite counts as 1."""
+    """Norm of the difference over the norm of `expected`; NaN and infinity count as 1."""
     error = ((got.double() - expected.double()).norm() / expected.double().norm()).item()
     return min(error, 1.0) if error == error else 1.0
 
@@ -58,15 +58,15 @@ def momentum_matrices(steps: int = 60) -> dict[str, Tensor]:
     """Muon's momenta after a short training of a small PicoLM, on the CPU.
 
     Returns:
-        Name -> matrix. The fused qkv comes as its separate q, k and v.
+        Name -> matrix. The fused qkv is returned as separate q, k and v.
     """
-    run, line = duel.trainer(tokens=duel.RUN.max_tokens), Line()
+    run, line = duel.trainer(tokens=duel.RUN.max_tokens), StatusLine()
     for step in range(1, steps + 1):
         loss = run.step()["loss"]
         if step % 10 == 0:
-            line.say(f"step {step} of {steps}, loss {loss:.2f}")
+            line.update(f"step {step} of {steps}, loss {loss:.2f}")
     rows = [n * duel.MODEL.head_dim for n in run.model.blocks[0].attn.heads]
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, parameter in run.model.named_parameters():
         momentum = run.optimizer.state[parameter].get("momentum_buffer")
         if momentum is None:
@@ -82,12 +82,12 @@ def momentum_matrices(steps: int = 60) -> dict[str, Tensor]:
 
 
 def all_in_float16(matrix: Tensor) -> Tensor:
-    """Newton-Schulz as one writes it first: cast to float16, normalize there, iterate there."""
+    """Newton-Schulz as a first attempt: cast to float16, then normalize and iterate in it."""
     return _iterate(_over(x := matrix.half(), x.square().sum().sqrt()))
 
 
 def cast_too_early(matrix: Tensor) -> Tensor:
-    """Cast to float16, then normalize with a norm that is added up in float32."""
+    """Cast to float16, then normalize with a norm that is summed in float32."""
     return _iterate(_over(x := matrix.half(), torch.linalg.matrix_norm(x.float()).half()))
 
 
@@ -104,10 +104,10 @@ def _iterate(x: Tensor, steps: int = 5) -> Tensor:
 
 
 def errors_by_size(sizes: Sequence[float], matrix: Tensor) -> dict[str, list[float]]:
-    """Relative error against float32 of three ways to float16, for gradients of several sizes.
+    """Relative error, against float32, of three ways to use float16, by the gradients' size.
 
     Args:
-        sizes: root mean squares to which the matrix is scaled.
+        sizes: root mean squares to which to scale the matrix.
         matrix: (M, N), M <= N.
     """
     unit = matrix / matrix.square().mean().sqrt()
@@ -117,21 +117,14 @@ def errors_by_size(sizes: Sequence[float], matrix: Tensor) -> dict[str, list[flo
             for name, way in ways.items()}
 
 
-def products_flops(rows: int, cols: int, steps: int = 5, on_gram: bool = False) -> int:
-    """Floating-point operations of Newton-Schulz on one matrix: three products per step.
-
-    Args:
-        on_gram: count as newton_schulz works in float32, which iterates on the Gram matrix of wide
-            matrices.
-    """
+def products_flops(rows: int, cols: int, steps: int = 5) -> int:
+    """Floating-point operations of Newton-Schulz on one matrix: three products per step."""
     small, large = sorted((rows, cols))
-    if on_gram and large > WIDE * small:
-        return (8 * steps - 6) * small**3 + 4 * small**2 * large
     return steps * (4 * small**2 * large + 2 * small**3)
 
 
 def muon_shapes(config: PicoConfig) -> list[tuple[int, int]]:
-    """The matrices that Muon orthogonalizes, q, k and v apart and one gate per head."""
+    """Shapes of the matrices that Muon orthogonalizes: q, k and v separately, one gate per head."""
     with torch.device("meta"):
         groups = parameter_groups(PicoLM(config))
     shapes = []
@@ -146,8 +139,10 @@ def muon_shapes(config: PicoConfig) -> list[tuple[int, int]]:
 
 
 def products_seconds(shapes: Sequence[tuple[int, int]], repeats: int = 5) -> float:
-    """Median seconds of Newton-Schulz in float32 over matrices of these shapes, as the library
-    does it: those of one shape together."""
+    """Median seconds of Newton-Schulz in float32 on matrices of these shapes.
+
+    Matrices of one shape are stacked and iterated together, as the library does.
+    """
     stacks = [torch.randn(shapes.count(shape), *shape) for shape in dict.fromkeys(shapes)]
     spent = []
     for _ in range(repeats + 1):

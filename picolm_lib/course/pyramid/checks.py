@@ -3,109 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from picolm_lib.config import PicoConfig
 from picolm_lib.course.checks import BugHunt, Exercise
-from picolm_lib.mlp import pyramid_widths
-
-
-def _library_widths(d_model: int, n_layers: int, first: float, last: float, step: int) -> list[int]:
-    return pyramid_widths(PicoConfig(d_model=d_model, n_layers=n_layers, mlp_ratio_first=first,
-                                     mlp_ratio_last=last, multiple_of=step, n_heads=4))
-
-
-def _widths(rounding: Callable = round, shift: int = 0, by_layers: bool = False,
-            backwards: bool = False) -> Callable:
-    """The pyramid, with a mistake chosen by the arguments."""
-    def widths(d_model: int, n_layers: int, first: float, last: float, step: int) -> list[int]:
-        found = []
-        for layer in range(n_layers):
-            along = (layer + shift) / max(n_layers if by_layers else n_layers - 1, 1)
-            along = 1 - along if backwards else along
-            found.append(step * rounding(d_model * (first + along * (last - first)) / step))
-        return found
-
-    return widths
-
-
-def _crashing(d_model: int, n_layers: int, first: float, last: float, step: int) -> list[int]:
-    return [step * round(d_model * (first + i / (n_layers - 1) * (last - first)) / step)
-            for i in range(n_layers)]
-
-
-def _not_rounded(d_model: int, n_layers: int, first: float, last: float, step: int) -> list[int]:
-    return [round(d_model * (first + i / max(n_layers - 1, 1) * (last - first)))
-            for i in range(n_layers)]
-
-
-def _by_ratio(ratio: Callable[[float, float, float], float], alone: float = 0.0,
-              per: Callable[[int, int], float] = lambda d_model, step: d_model,
-              unit: Callable[[int], int] = lambda step: step,
-              layers: Callable[[int], range] = range) -> Callable:
-    """Widths by a rule for the ratio: of both ends and the layer's place between 0 and 1."""
-    def widths(d_model: int, n_layers: int, first: float, last: float, step: int) -> list[int]:
-        places = [i / (n_layers - 1) if n_layers > 1 else alone for i in layers(n_layers)]
-        m = unit(step)
-        return [m * round(per(d_model, step) * ratio(first, last, p) / m) for p in places]
-
-    return widths
-
-
-def _line(first: float, last: float, place: float) -> float:
-    return first + place * (last - first)
-
+from picolm_lib.course.pyramid import width_mistakes as wrong
 
 pyramid = Exercise(
-    reference=_library_widths,
+    reference=wrong.library_widths,
     cases=lambda: [(384, 12, 1.5, 4.0, 32), (128, 4, 1.5, 4.0, 32), (64, 5, 1.0, 3.3, 8),
                    (64, 1, 2.0, 4.0, 32)],
-    praise="Right: both ends are met exactly, and every width is a multiple.",
+    praise="Right: both ends are exact, and every width is a multiple.",
     mistakes={
         "every width is one step off: you used the layer's index minus 1. The first layer is layer "
-        "0, and its width must be ratio_first * d_model exactly.": _widths(shift=-1),
-        "you counted layers from 1, so the first layer is too wide and the last one beyond the "
-        "wide end. Count from 0.": _widths(shift=1),
+        "0, and its width must be ratio_first * d_model exactly.": wrong.widths_with(shift=-1),
+        "you counted layers from 1, so the first layer is too wide and the last one wider "
+        "than the wide end. Count from 0.": wrong.widths_with(shift=1),
         "you divided by n_layers, so the last layer never reaches the wide end. From the first to "
-        "the last layer there are n_layers - 1 steps.": _widths(by_layers=True),
-        "you cut off (int or //) instead of rounding to the nearest multiple: use round.":
-            _widths(rounding=math.floor),
-        "the sizes are right, but they are floats or tensors, and nn.Linear wants whole numbers: "
+        "the last layer there are n_layers - 1 steps.": wrong.widths_with(by_layers=True),
+        "you truncated (int or //) instead of rounding to the nearest multiple: use round.":
+            wrong.widths_with(rounding=math.floor),
+        "the sizes are right, but they are floats or tensors, and nn.Linear needs integers: "
         "call int on each of them.":
-            lambda *given: [float(width) for width in _library_widths(*given)],
+            lambda *given: [float(width) for width in wrong.library_widths(*given)],
         "you rounded up (ceil) instead of rounding to the nearest multiple: use round.":
-            _widths(rounding=math.ceil),
+            wrong.widths_with(rounding=math.ceil),
         "your widths are not multiples of multiple_of: divide by it, round, multiply again.":
-            _not_rounded,
-        "the pyramid stands on its head: the first layer is the narrow one.":
-            _widths(backwards=True),
-        "with a single layer you took the wide end. Layer 0 always has the narrow one: "
-        "max(n_layers - 1, 1) below, not a special case.": _by_ratio(_line, alone=1.0),
-        "you added all of ratio_last on the way. Add only the distance: along * (ratio_last - "
-        "ratio_first).": _by_ratio(lambda first, last, place: first + place * last),
+            wrong.not_rounded,
+        "the pyramid is upside down: the first layer is the narrow one.":
+            wrong.widths_with(backwards=True),
+        "with a single layer you took the wide end. Layer 0 always has the narrow one: divide by "
+        "max(n_layers - 1, 1), without a special case.": wrong.by_ratio(wrong.line, alone=1.0),
+        "you added all of ratio_last along the way. Add only the distance: along * (ratio_last - "
+        "ratio_first).": wrong.by_ratio(lambda first, last, place: first + place * last),
         "your ratios grow by a constant factor. Here they grow by a constant amount, on a straight "
-        "line.": _by_ratio(lambda first, last, place: first * (last / first) ** place),
+        "line.": wrong.by_ratio(lambda first, last, place: first * (last / first) ** place),
         "you rounded to multiples of 32, whatever multiple_of says.":
-            _by_ratio(_line, unit=lambda step: 32),
+            wrong.by_ratio(wrong.line, unit=lambda step: 32),
         "you rounded the ratio. Round the width, in units of multiple_of, at the very end.":
-            _by_ratio(lambda first, last, place: round(_line(first, last, place))),
+            wrong.by_ratio(lambda first, last, place: round(wrong.line(first, last, place))),
         "d_model is missing: a width is d_model times the ratio.":
-            _by_ratio(_line, per=lambda d_model, step: 1),
-        "you divided by multiple_of and rounded, but did not multiply again: these are numbers of "
+            wrong.by_ratio(wrong.line, per=lambda d_model, step: 1),
+        "you divided by multiple_of and rounded, but did not multiply again: these are counts of "
         "multiples, not widths.":
-            lambda *given: [width // given[-1] for width in _library_widths(*given)],
+            lambda *given: [width // given[-1] for width in wrong.library_widths(*given)],
         "the last layer is missing: range(n_layers) counts from 0 to n_layers - 1 by itself.":
-            _by_ratio(_line, layers=lambda count: range(count - 1)),
+            wrong.by_ratio(wrong.line, layers=lambda count: range(count - 1)),
         "the first layer is missing: count from 0, range(n_layers).":
-            _by_ratio(_line, layers=lambda count: range(1, count)),
-        "you returned inside of the loop, after the first layer. Collect all widths, then return.":
-            lambda *given: _library_widths(*given)[:1],
+            wrong.by_ratio(wrong.line, layers=lambda count: range(1, count)),
+        "you returned inside the loop, after the first layer. Collect all widths, then return.":
+            lambda *given: wrong.library_widths(*given)[:1],
         "with a single layer you divided by zero: n_layers - 1 is 0 there. Use max(n_layers - 1, "
-        "1).": _crashing,
+        "1).": wrong.crashing,
     })
 
 
@@ -134,11 +85,11 @@ rms_norm = Exercise(
     mistakes={
         "you subtracted the mean: that is LayerNorm. RMSNorm only divides.":
             lambda x, g, e: _norm(x.float() - x.float().mean(-1, keepdim=True), g, e),
-        "you took the mean over the wrong axis: each token is normalized alone, over its features, "
-        "the last axis.": lambda x, g, e: x.float() / _rms_of(x.float(), e, -2) * g,
+        "you took the mean over the wrong axis: each token is normalized separately, over its "
+        "features, the last axis.": lambda x, g, e: x.float() / _rms_of(x.float(), e, -2) * g,
         "you took the sum of the squares, not their mean: the result is too small by sqrt(D).":
             lambda x, g, e: x.float() / (x.float().pow(2).sum(-1, keepdim=True) + e).sqrt() * g,
-        "eps belongs inside of the square root: sqrt(mean + eps), not sqrt(mean) + eps.":
+        "eps belongs inside the square root: sqrt(mean + eps), not sqrt(mean) + eps.":
             lambda x, g, e: x.float() / (_rms_of(x.float(), 0) + e) * g,
         "eps is missing: a vector of zeros would be divided by zero.":
             lambda x, g, e: x.float() / _rms_of(x.float(), 0) * g,
@@ -153,30 +104,30 @@ rms_norm = Exercise(
             lambda x, g, e: x.float() / (x.float().pow(2).mean(-1) + e).sqrt() * g,
         "the gain came first, so it was normalized away: multiply by it at the end.":
             lambda x, g, e: _norm(x.float() * g, torch.ones_like(g), e),
-        "you multiplied by 1 + gain. Here the gain itself is meant; it starts at 1.":
+        "you multiplied by 1 + gain. Multiply by the gain itself; it starts at 1.":
             lambda x, g, e: _norm(x, 1 + g, e),
         "you divided by the length of the vector, not by its rms: the result is too small by "
         "sqrt(D), and eps is missing.":
             lambda x, g, e: x.float() / x.float().norm(dim=-1, keepdim=True) * g,
         "you divided by the length of the vector plus eps: take the root of the mean, with eps "
         "inside.": lambda x, g, e: x.float() / (x.float().norm(dim=-1, keepdim=True) + e) * g,
-        "you divided by the root of the variance, which leaves the mean out. The rms does not.":
+        "you divided by the root of the variance, which subtracts the mean. The rms does not.":
             lambda x, g, e: x.float() / (x.float().var(-1, keepdim=True, correction=0) + e).sqrt()
             * g,
-        "you divided by the standard deviation, which leaves the mean out. The rms does not.":
+        "you divided by the standard deviation, which subtracts the mean. The rms does not.":
             lambda x, g, e: x.float() / (x.float().std(-1, keepdim=True) + e) * g,
         "you took one mean over everything. Each token is normalized alone, over the last axis.":
             lambda x, g, e: x.float() / (x.float().pow(2).mean() + e).sqrt() * g,
-        "eps is always 1e-6 in yours. Use the one that is given.":
+        "your eps is always 1e-6. Use the argument.":
             lambda x, g, e: _norm(x, g, 1e-6),
-        "you called F.rms_norm without eps, so it took one of its own. Pass eps=eps.":
+        "you called F.rms_norm without eps, so it used its own default. Pass eps=eps.":
             lambda x, g, e: F.rms_norm(x.float(), g.shape, g),
         "you took the mean of the absolute values. The rms is the root of the mean square.":
             lambda x, g, e: x.float() / (x.float().abs().mean(-1, keepdim=True) + e) * g,
         "you forgot the gain.": lambda x, g, e: x.float() / _rms_of(x.float(), e),
         "the square root is missing: divide by the root of the mean square.":
             lambda x, g, e: x.float() / (x.float().pow(2).mean(-1, keepdim=True) + e) * g,
-        "you squared in 16 bits: a float16 ends at 65,504, and 1,000 squared is more. Convert x to "
+        "you squared in 16 bits: float16 ends at 65,504, and 1,000 squared is larger. Convert x to "
         "float32 first.": lambda x, g, e: x / _rms_of(x, e) * g,
     })
 
@@ -223,13 +174,13 @@ swiglu = Exercise(
             lambda x, g, u, d: (F.silu(x @ g.T) * (x @ u)) @ d.T,
         "down is missing: the product still has W features, and the result must have D.":
             lambda x, g, u, d: F.silu(x @ g.T) * (x @ u.T),
-        "you brought each branch down and multiplied then. Multiply first, inside, where there are "
-        "W features.": lambda x, g, u, d: (F.silu(x @ g.T) @ d.T) * (x @ u.T @ d.T),
+        "you projected each branch down and then multiplied. Multiply first, inside, where there "
+        "are W features.": lambda x, g, u, d: (F.silu(x @ g.T) @ d.T) * (x @ u.T @ d.T),
         "SiLU is on both branches. up stays linear, so that it can be negative.":
             lambda x, g, u, d: (F.silu(x @ g.T) * F.silu(x @ u.T)) @ d.T,
         "SiLU came last, after down. It belongs to the gate.":
             lambda x, g, u, d: F.silu(((x @ g.T) * (x @ u.T)) @ d.T),
-        "SiLU came first, on x. Apply it to what gate makes of x.":
+        "SiLU came first, on x. Apply it to the gate's output.":
             lambda x, g, u, d: ((F.silu(x) @ g.T) * (x @ u.T)) @ d.T,
         "up is missing: that is a plain MLP. Multiply the gate with x @ up.T.":
             lambda x, g, u, d: F.silu(x @ g.T) @ d.T,
@@ -249,13 +200,13 @@ swiglu = Exercise(
 bug_hunt = BugHunt(
     culprit="seed",
     alibis={
-        "pyramid": "plot B acquits the pyramid. If widths were computed with the layer's index "
+        "pyramid": "plot B clears the pyramid. If widths were computed with the layer's index "
                    "minus 1, every block of the patient would be smaller than its healthy twin.",
-        "std": "plot A acquits the standard deviation. With a wrong one, some block of the patient "
-               "would be clearly louder or quieter than its healthy twin; with zero it would be "
-               "silent.",
+        "std": "plot A clears the standard deviation. With a wrong one, some block of the patient "
+               "would have clearly larger or smaller activations than its healthy twin; with a std "
+               "of zero they would be zero.",
     },
     praise="Right: it is the seed. Before training, blocks add nothing, so all of them read the "
            "same stream. If all look at exactly the same tokens, their matrices must be equal: the "
-           "generator was made anew for each block. Sizes and spreads are as they should be, "
-           "nothing crashes, and four blocks begin as one and the same.")
+           "generator was created again for each block. Sizes and standard deviations are correct, "
+           "nothing crashes, and four blocks start as exact copies.")

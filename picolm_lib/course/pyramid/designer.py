@@ -9,8 +9,8 @@ import torch
 from picolm_lib.config import PRESETS, PicoConfig
 from picolm_lib.course.plots import BLUE, GREEN, INK, ORANGE, SKY, Picture, canvas, finish
 from picolm_lib.course.widgets import Playground, slider
-from picolm_lib.mlp import MLP, pyramid_widths
-from picolm_lib.model import PicoLM, count_parameters, flops_per_token
+from picolm_lib.model.mlp import MLP, pyramid_widths
+from picolm_lib.model.picolm import PicoLM, count_parameters, flops_per_token
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,19 @@ def stack(config: PicoConfig) -> Stack:
     widths = pyramid_widths(config)
     with torch.device("meta"):
         parameters = sum(count_parameters(MLP(config.d_model, width)) for width in widths)
-    return Stack(widths, parameters, 2 * parameters)                 # each weight: multiply and add
+    # Each weight is one multiplication and one addition.
+    return Stack(widths, parameters, 2 * parameters)
 
 
 def flat_twin(config: PicoConfig) -> PicoConfig:
-    """The same model with one width for all blocks, and as many parameters as can be."""
+    """The same model with one width for all blocks, and about the same number of parameters."""
     mean = sum(pyramid_widths(config)) / config.n_layers / config.d_model
     return replace(config, mlp_ratio_first=mean, mlp_ratio_last=mean)
 
 
 def draw_pyramid(narrow: float = 1.5, wide: float = 4.0, layers: int = 12,
                  d_model: int = 384) -> Picture:
-    """The MLP widths of a pyramid, beside a flat stack of as many parameters."""
+    """The MLP widths of a pyramid, beside a flat stack with the same number of parameters."""
     config = PicoConfig(mlp_ratio_first=narrow, mlp_ratio_last=wide, n_layers=layers,
                         d_model=d_model)
     pyramid, flat = stack(config), stack(flat_twin(config))
@@ -82,7 +83,7 @@ def parameter_counts(name: str) -> dict[str, int]:
 
 
 def parameter_table(*names: str) -> str:
-    """Where the parameters of some presets are, as a table of text."""
+    """Where the parameters of some presets are, as a text table."""
     rows: dict[str, list[str]] = {}
     for name in names:
         parts = parameter_counts(name)
@@ -99,7 +100,7 @@ def parameter_table(*names: str) -> str:
 
 
 def draw_parameters(*names: str) -> Picture:
-    """The shares of the table as bars, a bar per preset."""
+    """The shares in that table as bars, one per preset."""
     figure, axes = canvas(1.2 + 0.5 * len(names))
     for row, name in enumerate(names):
         counts = parameter_counts(name)

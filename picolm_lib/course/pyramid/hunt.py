@@ -1,4 +1,4 @@
-"""The bug hunt of notebook 03: a patient, and what can be seen of it."""
+"""The bug hunt of notebook 03: a patient and its symptoms."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from picolm_lib.config import PicoConfig
 from picolm_lib.course.attention.record import attention_maps
 from picolm_lib.course.plots import BLUE, CYCLE, ORANGE, Picture, canvas, finish
 from picolm_lib.course.pyramid.probes import activations, rms
-from picolm_lib.init import BY_DEPTH, ZERO, depth_std
-from picolm_lib.model import PicoLM, count_parameters
+from picolm_lib.model.init import BY_DEPTH, ZERO, depth_std
+from picolm_lib.model.picolm import PicoLM, count_parameters
 
-SEEN = 24  # tokens of the text in which the last one looks back
+SEEN = 24  # tokens of the text in which the last token looks back
 
 
 @dataclass(frozen=True)
 class Symptoms:
-    """What three tests find in a model before its training."""
+    """What three tests find in a model before training."""
 
-    loudness: list[float]
+    activation_rms: list[float]
     """Root mean square of silu(gate) * up, block by block."""
     parameters: list[int]
     """Of each block."""
@@ -32,10 +32,11 @@ class Symptoms:
 
 @torch.no_grad()
 def patient(config: PicoConfig, seed: int = 0) -> PicoLM:
-    """A model with one fault. Do not look before you have named your suspect."""
+    """A model with one bug. Do not look before you have named your suspect."""
     model = PicoLM(config, seed)
     for layer, block in enumerate(model.blocks):
-        generator = torch.Generator().manual_seed(seed + 1)  # the fault: it belongs in front
+        # The bug: this line belongs before the loop.
+        generator = torch.Generator().manual_seed(seed + 1)
         for name, parameter in block.named_parameters():
             if parameter.ndim > 1 and not f"blocks.{layer}.{name}".endswith(ZERO):
                 std = depth_std(config, layer) if name.endswith(BY_DEPTH) else config.init_std
@@ -57,35 +58,36 @@ def examine(config: PicoConfig, tokens: Tensor) -> Picture:
 
 
 def draw_symptoms(found: Mapping[str, Symptoms]) -> Picture:
-    """Three tests of the bug hunt, for a healthy model and the patient.
+    """The three tests of the bug hunt, for a healthy model and the patient.
 
     Args:
         found: name of the model -> its symptoms.
     """
-    figure, ((loud, size), looks) = canvas(5.4, 2, 2)
+    figure, ((active, size), looks) = canvas(5.4, 2, 2)
     spreads = []
     for place, (name, model) in enumerate(found.items()):
         style = {"color": (BLUE, ORANGE)[place], "marker": "os"[place], "label": name,
                  "linestyle": ("-", "--")[place]}
         blocks = range(len(model.parameters))
-        loud.plot(blocks, model.loudness, **style)
+        active.plot(blocks, model.activation_rms, **style)
         size.plot(blocks, [count / 1e3 for count in model.parameters], **style)
-        for block, weights in enumerate(model.looks):                # thick below thin
+        # Earlier blocks get thicker lines, so that equal curves stay visible.
+        for block, weights in enumerate(model.looks):
             looks[place].plot(weights.numpy(), color=CYCLE[block % len(CYCLE)],
                               linewidth=5.5 / (1 + block), label=f"block {block}")
         looks[place].set(xlabel="position of the token looked at", ylabel="weight (share)",
-                         title=f"C. Looks of the last token, {name}")
+                         title=f"C. Where the last token looks, {name}")
         looks[place].title.set_fontsize(10)
         looks[place].legend(fontsize=8, handlelength=1, ncols=2)
         spreads.append((model.looks - model.looks[0]).abs().max().item())
     top = 1.45 * max(model.looks.max().item() for model in found.values())
     for cell in looks:
         cell.set_ylim(0, top)
-    loud.set(xlabel="block", ylabel="rms of silu(gate) · up", xticks=blocks, ylim=(0, None),
-             title="A. Loudness inside the MLPs")
+    active.set(xlabel="block", ylabel="rms of silu(gate) · up", xticks=blocks, ylim=(0, None),
+             title="A. Activations inside the MLPs")
     size.set(xlabel="block", ylabel="parameters (thousands)", xticks=blocks, ylim=(0, None),
              title="B. Size of the blocks")
-    loud.legend(fontsize=8.5)
+    active.legend(fontsize=8.5)
     size.legend(fontsize=8.5)
     return finish(figure, "Three tests of a healthy model and the patient. Between blocks, weights "
                           "of the last token differ by up to " + " and ".join(

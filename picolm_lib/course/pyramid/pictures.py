@@ -20,13 +20,14 @@ from picolm_lib.course.plots import (
     canvas,
     finish,
 )
-from picolm_lib.model import PicoLM
+from picolm_lib.model.picolm import PicoLM
 
-DEAD = 1e-12  # drawn here when a gradient is exactly zero, since a logarithm has no place for it
+# Where a gradient of exactly zero is drawn, since its logarithm does not exist.
+DEAD = 1e-12
 
 
 def draw_gating(up: Sequence[float] = (-1.0, 0.5, 2.0)) -> Picture:
-    """SwiGLU's output against its gate, for several values of the other branch."""
+    """SwiGLU's output by its gate, for several values of the other branch."""
     figure, (left, right) = canvas(2.9, 1, 2)
     x = torch.linspace(-6, 6, 200)
     for name, curve, color in (("ReLU", F.relu(x), ORANGE), ("SiLU", F.silu(x), BLUE)):
@@ -37,8 +38,8 @@ def draw_gating(up: Sequence[float] = (-1.0, 0.5, 2.0)) -> Picture:
     right.set(xlabel="gate", ylabel="silu(gate) · up", title="SwiGLU: the gate scales up")
     left.legend()
     right.legend()
-    return finish(figure, "SiLU is a soft ReLU. In SwiGLU it opens or closes the way for a second "
-                          "value, which may be negative.")
+    return finish(figure, "SiLU is a soft ReLU. In SwiGLU it decides how much of a second value "
+                          "passes, which may be negative.")
 
 
 def draw_scales(scales: Mapping[str, Sequence[float]], title: str, top: float = 100.0) -> Picture:
@@ -59,7 +60,7 @@ def draw_scales(scales: Mapping[str, Sequence[float]], title: str, top: float = 
 
 
 def draw_histograms(rows: Mapping[str, Sequence[Tensor]], label: str, title: str) -> Picture:
-    """Histograms of log10 |value| through depth, a panel per row, a curve per block.
+    """Histograms of log10 |value| by depth: one panel per row, one curve per block.
 
     Args:
         rows: name -> one tensor for each block.
@@ -101,7 +102,7 @@ def gradient_norms(model: PicoLM, found: Mapping[str, Tensor]) -> dict[str, list
 
 
 def draw_gradients(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Picture:
-    """Gradients by block, a panel per model; a gradient of exactly zero is a cross at the bottom.
+    """Gradients by block, one panel per model; a gradient of exactly zero is a cross at the bottom.
 
     Args:
         panels: name of the model -> what `gradient_norms` returns.
@@ -124,7 +125,7 @@ def draw_gradients(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Pictu
 
 
 def draw_norm_trap(eps: float = 1e-6, width: int = 32) -> Picture:
-    """What RMSNorm makes of a small vector: its output and its slope, by the size of the input."""
+    """What RMSNorm does to a small vector: its output and its slope, by the size of the input."""
     sizes = torch.logspace(-6, 1, 60)
     direction = torch.ones(width)
     outputs = [F.rms_norm(size * direction, (width,), eps=eps)[0].item() for size in sizes]
@@ -132,7 +133,7 @@ def draw_norm_trap(eps: float = 1e-6, width: int = 32) -> Picture:
     figure, (left, right) = canvas(2.9, 1, 2)
     left.plot(sizes.numpy(), outputs, color=BLUE)
     left.set(xscale="log", xlabel="rms of the input", ylabel="rms of the output",
-             title="From 0.01 on, all sizes become 1")
+             title="From 0.01 on, every size becomes 1")
     right.plot(sizes.numpy(), slopes, color=RED)
     right.set(xscale="log", yscale="log", xlabel="rms of the input",
               ylabel="output / input", title=f"Near zero: 1 / sqrt(eps) = {eps**-0.5:,.0f}")

@@ -1,4 +1,4 @@
-"""Measures a model from inside: the scale of the residual stream, activations, gradients."""
+"""Measures the inside of a model: the scale of the residual stream, activations, gradients."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from picolm_lib.init import BY_DEPTH
-from picolm_lib.model import PicoLM
-from picolm_lib.muon import MuonAdamW, parameter_groups
+from picolm_lib.model.init import BY_DEPTH
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.muon import MuonAdamW, parameter_groups
 
 
 @torch.no_grad()
 def stream_states(model: PicoLM, tokens: Tensor) -> list[Tensor]:
-    """The residual stream after the embedding, then after every block: (B, T, D) each.
+    """The residual stream after the embedding and after every block: (B, T, D) each.
 
     Args:
         tokens: (B, T) token ids.
@@ -33,7 +33,7 @@ def stream_states(model: PicoLM, tokens: Tensor) -> list[Tensor]:
 
 
 def stream_scale(model: PicoLM, tokens: Tensor) -> list[float]:
-    """The root mean square of the residual stream: after the embedding, then after every block."""
+    """The root mean square of the residual stream after the embedding and after every block."""
     return [rms(state) for state in stream_states(model, tokens)]
 
 
@@ -56,7 +56,7 @@ def activations(model: PicoLM, tokens: Tensor) -> list[Tensor]:
 
 
 def gradients(model: PicoLM, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """The gradient of the loss for every parameter, by name. Earlier gradients are dropped."""
+    """The gradient of the loss for every parameter, by name. Earlier gradients are cleared."""
     model.zero_grad()
     model.loss(tokens, targets).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -80,8 +80,8 @@ def take_steps(model: PicoLM, tokens: Tensor, targets: Tensor, count: int = 1) -
 def dead_parameters(model: PicoLM, tokens: Tensor, targets: Tensor, steps: int = 3) -> list[str]:
     """Names of the parameters whose gradient is exactly zero at each of several training steps.
 
-    One zero is no proof: behind a zero-initialized matrix, gradients are zero at the first step and
-    not at the second. The model is trained on the way.
+    One zero is not proof: behind a zero-initialized matrix, gradients are zero at the first step
+    but not at the second. The model is trained in the process.
     """
     names = [name for name, _ in model.named_parameters()]
     dead = set(names)
@@ -95,7 +95,7 @@ def dead_parameters(model: PicoLM, tokens: Tensor, targets: Tensor, steps: int =
 
 @torch.no_grad()
 def naive_init(model: PicoLM, std: float = 0.02, seed: int = 0) -> None:
-    """One standard deviation for all matrices, ones for all norms: what init.py is compared to."""
+    """One standard deviation for all matrices, ones for all norms: the baseline for init.py."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
@@ -105,7 +105,7 @@ def naive_init(model: PicoLM, std: float = 0.02, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def silence_last_mlp(model: PicoLM) -> None:
+def zero_last_mlp(model: PicoLM) -> None:
     """A depth-aware std that reaches zero: the last block's gate and up are all zeros."""
     for name, parameter in model.blocks[-1].named_parameters():
         if name.endswith(BY_DEPTH):
@@ -113,15 +113,15 @@ def silence_last_mlp(model: PicoLM) -> None:
 
 
 def without_post_norms(model: PicoLM) -> None:
-    """Adds what attention and MLP give to the stream as it is."""
+    """Adds the outputs of attention and MLP to the stream without a norm."""
     for block in model.blocks:
-        block.attn_post_norm = block.mlp_post_norm = nn.Identity()
+        block.attn_post_norm = block.mlp_post_norm = nn.Identity()  # type: ignore[assignment]
 
 
 def without_pre_norms(model: PicoLM) -> None:
-    """Attention and MLP read the stream as it is."""
+    """Lets attention and MLP read the stream without a norm."""
     for block in model.blocks:
-        block.attn_norm = block.mlp_norm = nn.Identity()
+        block.attn_norm = block.mlp_norm = nn.Identity()  # type: ignore[assignment]
 
 
 def post_norm_gain(model: PicoLM, gain: float) -> None:

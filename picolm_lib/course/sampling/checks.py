@@ -24,17 +24,17 @@ def _top_p(shift: int = 0, always_first: bool = False, back: bool = True) -> Cal
     """Top-p with a mistake chosen by the arguments.
 
     Args:
-        shift: 1 counts a token's own chance to what stands before it, -1 leaves out the chance of
-            the token before it.
+        shift: 1 includes a token's own probability in the sum before it, -1 excludes the
+            probability of the token before it.
     """
     def top_p(logits: Tensor, p: float) -> Tensor:
         ordered, order = logits.sort(dim=-1, descending=True)
-        chances = ordered.softmax(-1)
-        before = chances.cumsum(-1) - chances
+        probs = ordered.softmax(-1)
+        before = probs.cumsum(-1) - probs
         if shift == 1:
-            before = before + chances
+            before = before + probs
         elif shift == -1:
-            before = before - F.pad(chances, (1, 0))[:, :-1]
+            before = before - F.pad(probs, (1, 0))[:, :-1]
         kept = before < p
         if always_first:
             kept[:, 0] = True
@@ -44,14 +44,14 @@ def _top_p(shift: int = 0, always_first: bool = False, back: bool = True) -> Cal
 
 
 def _unsorted(logits: Tensor, p: float) -> Tensor:
-    chances = logits.softmax(-1)
-    return _keep(logits, chances.cumsum(-1) - chances < p)
+    probs = logits.softmax(-1)
+    return _keep(logits, probs.cumsum(-1) - probs < p)
 
 
 def _ascending(logits: Tensor, p: float) -> Tensor:
     order = logits.argsort(dim=-1)
-    chances = logits.gather(1, order).softmax(-1)
-    kept = chances.cumsum(-1) - chances < p
+    probs = logits.gather(1, order).softmax(-1)
+    kept = probs.cumsum(-1) - probs < p
     return _keep(logits, kept.scatter(1, order, kept))
 
 
@@ -73,20 +73,20 @@ top_p = Exercise(
     reference=apply_top_p,
     cases=lambda: [(_logits(0), 0.8), (_logits(1), 0.3), (_logits(2, 4, 4), 0.6),
                    (_logits(3, 2, 30, 0.5), 0.95), (_logits(4) - 20, 0.7)],
-    praise="Right: the smallest set of likeliest tokens that reaches p, each at its own place.",
+    praise="Right: the smallest set of likeliest tokens that reaches p, each in its own place.",
     mistakes={
         "you dropped the token that crosses p. It must stay, so that the kept ones reach p: keep a "
         "token if the sum *before* it is below p. With one token above p, yours keeps nothing.":
             _top_p(shift=1),
         "you dropped the token that crosses p (only the first one is saved). Keep a token if the "
-        "sum *before* it, its own chance not included, is below p.":
+        "sum *before* it, its own probability not included, is below p.":
             _top_p(shift=1, always_first=True),
         "you kept one token too many: the one that crosses p is the last to stay.":
             _top_p(shift=-1),
         "you did not put the mask back into the tokens' own order: it was made for the sorted "
         "row, and column 0 there is the likeliest token, not token 0. Use scatter.":
             _top_p(back=False),
-        "you added up the chances in the order of the vocabulary. Sort them first, likeliest "
+        "you added up the probabilities in vocabulary order. Sort them first, likeliest "
         "first.": _unsorted,
         "you sorted ascending, so you kept the *least* likely tokens. Use descending=True.":
             _ascending,
@@ -95,9 +95,9 @@ top_p = Exercise(
             lambda logits, p: _keep(logits, logits.softmax(-1) >= p),
         "you kept tokens whose own probability is at least 1 - p. It is the running sum that "
         "counts.": lambda logits, p: _keep(logits, logits.softmax(-1) >= 1 - p),
-        "the right tokens stay, but your answer is sorted: every logit must be at its own place.":
+        "the right tokens stay, but your answer is sorted: every logit must stay in its own place.":
             _left_sorted,
-        "you worked along the batch (axis 0). Each row is a distribution of its own: dim=-1.":
+        "you worked along the batch (axis 0). Each row is a separate distribution: dim=-1.":
             _over_batch,
         "the right tokens stay, but you returned probabilities. Return logits: the next filter "
         "needs them.": lambda logits, p: apply_top_p(logits, p).softmax(-1),
@@ -110,9 +110,9 @@ top_p = Exercise(
 
 def _relative(dim: int | None = -1, upside_down: bool = False) -> Callable:
     def min_p(logits: Tensor, p: float) -> Tensor:
-        chances = logits.softmax(-1)
-        most = chances.amax() if dim is None else chances.amax(dim, keepdim=True)
-        kept = chances >= p * most
+        probs = logits.softmax(-1)
+        most = probs.amax() if dim is None else probs.amax(dim, keepdim=True)
+        kept = probs >= p * most
         return _keep(logits, ~kept if upside_down else kept)
 
     return min_p
@@ -124,20 +124,21 @@ min_p = Exercise(
                    (_logits(8, 2, 30, 0.5), 0.5), (_logits(9) - 20, 0.05)],
     praise="Right: the threshold follows the likeliest token, row by row.",
     mistakes={
-        "your threshold is absolute: p itself. It must be relative, p times the chance of the "
-        "likeliest token. In a row without a clear favorite, yours rejects almost everything.":
+        "your threshold is absolute: p itself. It must be relative, p times the probability of "
+        "the likeliest token. In a row without a clear favorite, yours rejects almost everything.":
             lambda logits, p: _keep(logits, logits.softmax(-1) >= p),
-        "you took the largest chance of the whole batch. Each row has its own: amax(-1, "
+        "you took the largest probability of the whole batch. Each row has its own: amax(-1, "
         "keepdim=True).": _relative(dim=None),
-        "you took the maximum along the batch (axis 0). Each row is a distribution of its own.":
+        "you took the maximum along the batch (axis 0). Each row is a separate distribution.":
             _relative(dim=0),
-        "you compared logits. A tenth of a logit is not a tenth of the chance: take the softmax "
-        "first.": lambda logits, p: _keep(logits, logits >= p * logits.amax(-1, keepdim=True)),
-        "you subtracted p from the largest logit. A factor between chances is a *difference* of "
-        "log(p) between logits; or take the softmax and multiply.":
+        "you compared logits. A tenth of a logit is not a tenth of the probability: take the "
+        "softmax first.":
+            lambda logits, p: _keep(logits, logits >= p * logits.amax(-1, keepdim=True)),
+        "you subtracted p from the largest logit. A factor between probabilities is a "
+        "*difference* of log(p) between logits; or take the softmax and multiply.":
             lambda logits, p: _keep(logits, logits >= logits.amax(-1, keepdim=True) - p),
         "it is upside down: you rejected the likely tokens.": _relative(upside_down=True),
-        "you compared with the mean chance. It is the largest one that sets the threshold.":
+        "you compared with the mean probability. The largest one sets the threshold.":
             lambda logits, p: _keep(logits, logits.softmax(-1) >= p * logits.softmax(-1).mean(
                 -1, keepdim=True)),
         "you kept tokens at least 1 - p times as likely as the likeliest. Keep those at least p "
@@ -159,7 +160,8 @@ def _penalty_cases() -> list[tuple]:
 
     def case(rows: int, size: int, length: int, penalty: float) -> tuple:
         seen = torch.randint(size, (rows, length), generator=generator)
-        seen[:, -1] = seen[:, 0]                                     # one is there twice
+        # One token was seen twice.
+        seen[:, -1] = seen[:, 0]
         return 2 * torch.randn(rows, size, generator=generator), seen, penalty
 
     return [case(2, 12, 5, 2.0), case(3, 10, 4, 1.5), case(1, 8, 3, 3.0)]
@@ -183,8 +185,8 @@ def _everywhere(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(logits > 0, logits / penalty, logits * penalty)
 
 
-def _on_chances(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    return _penalize(logits.softmax(-1), seen, lambda chance: chance / penalty)
+def _on_probabilities(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    return _penalize(logits.softmax(-1), seen, lambda probs: probs / penalty)
 
 
 def _only_positive(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -194,28 +196,28 @@ def _only_positive(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 repetition_penalty = Exercise(
     reference=apply_repetition_penalty,
     cases=_penalty_cases,
-    praise="Right: less likely on both sides of zero, once per token, and the input is untouched.",
+    praise="Right: less likely on both sides of zero, once per token, and the input is unchanged.",
     mistakes={
         "you divided negative logits, too. -4 / 2 is -2, which is *larger*: the token became more "
-        "likely. Multiply where the logit is negative. (This is the classic fault.)":
+        "likely. Multiply where the logit is negative. (This is the classic bug.)":
             lambda logits, seen, r: _penalize(logits, seen, lambda s: s / r),
         "you multiplied positive logits, too: that makes them larger, so more likely. Divide where "
         "the logit is positive.": lambda logits, seen, r: _penalize(logits, seen, lambda s: s * r),
-        "the two cases are swapped: your penalty rewards. Divide positive logits, multiply "
+        "the two cases are swapped: your penalty is a reward. Divide positive logits, multiply "
         "negative ones.": lambda logits, seen, r: _penalize(
             logits, seen, lambda s: torch.where(s > 0, s * r, s / r)),
-        "negative logits stayed as they were. Those tokens have been seen, too: multiply them.":
+        "negative logits were left unchanged. Those tokens have been seen too: multiply them.":
             _only_positive,
-        "you penalized a token once for every time it was there. Once is enough: gather all "
+        "you penalized a token once for every time it was seen. Once is enough: gather all "
         "scores first, change them, and scatter them back.": _again_and_again,
-        "you penalized every token of the vocabulary. Only those in `seen` are meant.":
+        "you penalized every token of the vocabulary. Penalize only those in `seen`.":
             _everywhere,
-        "you penalized what stands in *any* row. Each row has its own story.": _pooled,
+        "you penalized what was seen in *any* row. Each row has its own story.": _pooled,
         "you penalized only the last token. All of `seen` count.":
             lambda logits, seen, r: apply_repetition_penalty(logits, seen[:, -1:], r),
         "you subtracted the penalty. That is another method (a presence penalty); here logits are "
         "divided or multiplied.": lambda logits, seen, r: _penalize(logits, seen, lambda s: s - r),
         "you forbade seen tokens (minus infinity). They should only become less likely.":
             lambda logits, seen, r: logits.scatter(1, seen, REJECTED),
-        "you worked on probabilities. The penalty is defined on logits.": _on_chances,
+        "you worked on probabilities. The penalty is defined on logits.": _on_probabilities,
     })

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from picolm_lib.course.plots import BLUE, CYCLE, GREEN, INK, ORANGE, Picture, canvas, finish
 
-KINDS = {"name": "whose (name)", "friend": "the friend's name", "pronoun": "she or he",
+LABELS = {"name": "whose (name)", "friend": "the friend's name", "pronoun": "she or he",
          "object": "which object", "color": "which color", "place": "which place"}
 GRAY = "#888888"
 
 
 def draw_speed(lengths: Sequence[int], by_length: Mapping[str, Sequence[float]],
                batches: Sequence[int], by_batch: Sequence[float]) -> Picture:
-    """Tokens per second by length, and by stories at once."""
+    """Tokens per second by length, and by the number of stories at once."""
     figure, (left, right) = canvas(2.9, 1, 2)
     for (name, rates), color in zip(by_length.items(), (BLUE, ORANGE), strict=True):
         left.plot(lengths, rates, "o-", color=color, markersize=4, label=name)
@@ -32,14 +32,14 @@ def draw_speed(lengths: Sequence[int], by_length: Mapping[str, Sequence[float]],
 
 def draw_meter(temperatures: Sequence[float], among: Sequence[Mapping[str, float]],
                anything: Sequence[Mapping[str, float]], chance: Mapping[str, float]) -> Picture:
-    """The hallucination meter against temperature, a panel for each kind of fact.
+    """The hallucination meter by temperature, one panel for each kind of fact.
 
     Args:
-        among: for each temperature, the chance to pick the truth among the candidates, by kind.
+        among: for each temperature, the probability of the truth among the candidates, by kind.
         anything: the same among all tokens.
-        chance: what guessing scores, by kind.
+        chance: the chance level, which guessing scores, by kind.
     """
-    kinds = [kind for kind in KINDS if kind in chance]
+    kinds = [kind for kind in LABELS if kind in chance]
     columns = min(3, len(kinds))
     rows = -(-len(kinds) // columns)
     figure, axes = canvas(0.5 + 1.9 * rows, rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -55,11 +55,11 @@ def draw_meter(temperatures: Sequence[float], among: Sequence[Mapping[str, float
                   label="among the candidates")
         cell.plot(temperatures, [100 * row[kind] for row in anything], "s-", color=ORANGE,
                   markersize=3, label="among all tokens")
-        cell.set(title=KINDS[kind], ylim=(0, 106))
+        cell.set(title=LABELS[kind], ylim=(0, 106))
     for cell in axes[-1]:
         cell.set_xlabel("temperature")
     for row in axes:
-        row[0].set_ylabel("truth (%)")
+        row[0].set_ylabel("probability of the truth (%)", fontsize=8)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4,
                   fontsize=9)
     first, last = among[0]["all"], among[-1]["all"]
@@ -69,16 +69,16 @@ def draw_meter(temperatures: Sequence[float], among: Sequence[Mapping[str, float
 
 
 def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Least, mean and largest, in percent."""
+    """Smallest, mean and largest, in percent."""
     return 100 * min(values), 100 * sum(values) / len(values), 100 * max(values)
 
 
 def draw_trade(temperatures: Sequence[float],
                measures: Mapping[str, Sequence[Sequence[float]]]) -> Picture:
-    """What temperature does to stories: a panel per measure, the mean and the range over seeds.
+    """What temperature does to stories: one panel per measure, with the mean and range of seeds.
 
     Args:
-        measures: name -> for each temperature, one share for each seed.
+        measures: name -> for each temperature, one share per seed.
     """
     figure, axes = canvas(2.6, 1, len(measures), squeeze=False)
     said = []
@@ -94,10 +94,10 @@ def draw_trade(temperatures: Sequence[float],
 
 
 def draw_settings(results: Mapping[str, Mapping[str, Sequence[float]]]) -> Picture:
-    """Settings side by side: a row each, a column for each measure; a line spans the seeds.
+    """Settings side by side: one row each, one column per measure; a line spans the seeds.
 
     Args:
-        results: setting -> measure -> one share for each seed.
+        results: setting -> measure -> one share per seed.
     """
     names, measures = list(results), list(next(iter(results.values())))
     figure, axes = canvas(1.0 + 0.34 * len(names), 1, len(measures), sharey=True)
@@ -108,7 +108,8 @@ def draw_settings(results: Mapping[str, Mapping[str, Sequence[float]]]) -> Pictu
                       solid_capstyle="butt")
             cell.plot([mean], [row], "o", color=color, markersize=5)
         left, right = min(s[0] for s in spreads), max(s[2] for s in spreads)
-        if right - left < 4:                                         # no drama about nothing
+        # At least four points wide, so that small differences do not look large.
+        if right - left < 4:
             left = max(0.0, right - 4)
             right = left + 4
         room = 0.1 * (right - left)
@@ -116,8 +117,8 @@ def draw_settings(results: Mapping[str, Mapping[str, Sequence[float]]]) -> Pictu
         cell.title.set_fontsize(9)
     axes[0].set_yticks(range(len(names)), names, color=INK)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
-    best = {measure: max(names, key=lambda name, m=measure: _spread(results[name][m])[1])
+    best = {measure: max((_spread(results[name][measure])[1], name) for name in names)
             for measure in measures}
     return finish(figure, "Largest means: " + "; ".join(
-        f"{measure.replace(chr(10), ' ')}: {name} ({_spread(results[name][measure])[1]:.0f}%)"
-        for measure, name in best.items()) + ".")
+        f"{measure.replace(chr(10), ' ')}: {name} ({mean:.0f}%)"
+        for measure, (mean, name) in best.items()) + ".")

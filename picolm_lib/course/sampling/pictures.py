@@ -20,35 +20,37 @@ from picolm_lib.course.plots import (
     finish,
     plain,
 )
-from picolm_lib.course.sampling.chances import Choice
+from picolm_lib.course.sampling.probabilities import Choice
 
 GRAY = "#C4C4C4"
-SHOWN = 10  # tokens that have a bar of their own
+SHOWN = 10  # tokens that have their own bar
 # From sure to surprised: (least probability, color behind dark text, what the legend says).
 SURPRISE = ((0.9, "#FFFFFF", "over 90%"), (0.5, "#FDF0D5", "50 to 90%"),
             (0.2, "#FBD892", "20 to 50%"), (0.05, "#F2AD49", "5 to 20%"),
             (0.0, "#E57E3D", "under 5%"))
 CUT_COLORS = (BLUE, RED, GREEN)
 GIVEN = "#E4E4E4"  # behind the prompt
-MONOSPACE_ADVANCE = 0.602  # width of a character of DejaVu Sans Mono, in font sizes
+# Width of a character of DejaVu Sans Mono, in font sizes.
+MONOSPACE_ADVANCE = 0.602
 
 
 def label(piece: str) -> str:
-    """A token as a readable name: its blanks and line breaks can be seen."""
+    """A token as a readable name in which spaces and line breaks are visible."""
     return "'" + piece.replace("\n", "¶") + "'" if piece else "' '"
 
 
 def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
-    """The likeliest tokens' chances before and after the filters, and the token that was drawn."""
+    """The likeliest tokens' probabilities before and after the filters, and the drawn token."""
     top = choice.before.topk(SHOWN).indices
     before, after = choice.before[top].tolist(), choice.after[top].tolist()
     names = [label(decode([i])) for i in top.tolist()]
     others = len(choice.before) - SHOWN
     before, after = [*before, max(0.0, 1 - sum(before))], [*after, max(0.0, 1 - sum(after))]
-    after = [value if value > 1e-6 else 0.0 for value in after]      # what sums leave by rounding
+    # Sums leave a little by rounding.
+    after = [value if value > 1e-6 else 0.0 for value in after]
     names.append(f"{others:,} others")
     figure, axes = canvas(3.4)
-    # Fixed margins: quicker than a layout that is worked out, and nothing jumps under a slider.
+    # Fixed margins: faster than computing a layout, and nothing jumps when a slider moves.
     figure.set_layout_engine("none")
     axes.set_position((0.155, 0.135, 0.835, 0.79))
     rows = torch.arange(SHOWN + 1).float()
@@ -70,8 +72,8 @@ def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
     shown = [right * i / 5 for i in range(6)]
     axes.set_xticks(shown, [f"{tick:.0%}" for tick in shown])
     axes.grid(False)
-    # Below the plot, since bars may reach any place in it.
-    for left, color, text in ((0.155, INK, "chance of the next token"),
+    # Below the plot, since bars can reach any place in it.
+    for left, color, text in ((0.155, INK, "next-token probability"),
                               (0.435, "#888888", "■ the model's own"),
                               (0.62, BLUE, "■ after the filters"),
                               (0.8, ORANGE, "■ drawn by the seed")):
@@ -81,11 +83,11 @@ def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
                           f"probability; the seed draws {label(decode([choice.drawn]))}.")
 
 
-def color_of(chance: float | None) -> str:
+def color_of(probability: float | None) -> str:
     """The background of a token that the model gave this probability; None is the prompt's."""
-    if chance is None:
+    if probability is None:
         return GIVEN
-    return next(color for least, color, _ in SURPRISE if chance >= least)
+    return next(color for least, color, _ in SURPRISE if probability >= least)
 
 
 def layout(pieces: Sequence[str], columns: int) -> list[tuple[int, int, int, str]]:
@@ -105,13 +107,13 @@ def layout(pieces: Sequence[str], columns: int) -> list[tuple[int, int, int, str
     return cells
 
 
-def draw_story(pieces: Sequence[str], chances: Sequence[float | None], title: str,
+def draw_story(pieces: Sequence[str], probs: Sequence[float | None], title: str,
                rows: int | None = None, columns: int = 84) -> Picture:
-    """A text in which every token's color says how likely the model found it.
+    """A text in which every token's color shows how likely the model considered it.
 
     Args:
-        chances: the model's probability of every token, None where it was given.
-        rows: height in lines, if it should not follow the text; what is longer is left away.
+        probs: the model's probability of every token, None for the prompt's tokens.
+        rows: height in lines, None to fit the text; longer text is cut off.
     """
     cells = layout(pieces, columns)
     rows = rows or max(cell[0] for cell in cells) + 1
@@ -122,25 +124,25 @@ def draw_story(pieces: Sequence[str], chances: Sequence[float | None], title: st
     for row, column, number, text in cells:
         if row < rows:
             axes.add_patch(Rectangle((column, row + 0.05), len(text), 0.9, linewidth=0,
-                                     color=color_of(chances[number])))
+                                     color=color_of(probs[number])))
             axes.text(column, row + 0.5, text, family="monospace", fontsize=size, color=INK,
                       verticalalignment="center")
-    legend = [(GIVEN, "prompt")] if None in chances else []
+    legend = [(GIVEN, "prompt")] if None in probs else []
     legend += [(color, text) for _, color, text in SURPRISE]
     for number, (color, text) in enumerate(legend):
         axes.add_patch(Rectangle((14 * number, rows + 0.55), 2, 0.7, facecolor=color,
                                  edgecolor="#999999", linewidth=0.6))
         axes.text(14 * number + 2.5, rows + 0.9, text, fontsize=8.5, verticalalignment="center",
                   color="#555555")
-    known = [chance for chance in chances if chance is not None]
-    rare = sum(chance < 0.2 for chance in known)
+    known = [prob for prob in probs if prob is not None]
+    rare = sum(prob < 0.2 for prob in known)
     return finish(figure, f"A story of {len(known)} new tokens; the model gave {rare} of them less "
                           f"than 20%: {''.join(pieces)[:60]!r} and so on.")
 
 
 def draw_temperatures(logits: Tensor, temperatures: Sequence[float], decode: Callable,
                       ) -> Picture:
-    """The likeliest tokens' chances at several temperatures.
+    """The likeliest tokens' probabilities at several temperatures.
 
     Args:
         logits: (1, V).
@@ -148,20 +150,20 @@ def draw_temperatures(logits: Tensor, temperatures: Sequence[float], decode: Cal
     top = logits[0].topk(10).indices
     figure, axes = canvas(2.9, 1, len(temperatures), sharey=True)
     for cell, temperature in zip(axes, temperatures, strict=True):
-        chances = (logits[0] / temperature).softmax(-1)
-        shown = 100 * chances[top]
+        probs = (logits[0] / temperature).softmax(-1)
+        shown = 100 * probs[top]
         rest = 100 - shown.sum().item()
         cell.barh(range(10), shown.tolist(), color=BLUE, height=0.7)
         cell.barh([10], [rest], color=GRAY, height=0.7)
         cell.text(min(rest, 74) + 2, 10, f"{rest:.1f}%", fontsize=8.5, verticalalignment="center")
-        cell.set(title=f"T = {temperature:g}", xlabel="chance (%)", xlim=(0, 100))
+        cell.set(title=f"T = {temperature:g}", xlabel="probability (%)", xlim=(0, 100))
         cell.grid(False)
     names = [label(decode([i])) for i in top.tolist()] + ["all others"]
     axes[0].set_yticks(range(11), names, family="monospace", fontsize=9)
     axes[0].set_ylim(10.6, -0.6)
     first = [(logits[0] / t).softmax(-1).max().item() for t in temperatures]
-    return finish(figure, "The likeliest token's chance is " + ", ".join(
-        f"{chance:.0%} at T = {t:g}" for chance, t in zip(first, temperatures, strict=True)) + ".")
+    return finish(figure, "The likeliest token's probability is " + ", ".join(
+        f"{prob:.0%} at T = {t:g}" for prob, t in zip(first, temperatures, strict=True)) + ".")
 
 
 def draw_cuts(rows: dict[str, Tensor], cuts: dict[str, Callable[[Tensor], Tensor]],
@@ -175,8 +177,8 @@ def draw_cuts(rows: dict[str, Tensor], cuts: dict[str, Callable[[Tensor], Tensor
     figure, axes = canvas(3.3, 1, len(rows), sharey=True)
     said = []
     for cell, (name, logits) in zip(axes, rows.items(), strict=True):
-        chances = logits.softmax(-1)[0].sort(descending=True).values[:most]
-        cell.bar(range(1, most + 1), (100 * chances).tolist(), width=1.0, color=GRAY)
+        probs = logits.softmax(-1)[0].sort(descending=True).values[:most]
+        cell.bar(range(1, most + 1), (100 * probs).tolist(), width=1.0, color=GRAY)
         for number, (color, (filter_name, keep)) in enumerate(zip(CUT_COLORS, cuts.items(),
                                                                   strict=False)):
             count = int(keep(logits).isfinite().sum())
@@ -187,5 +189,5 @@ def draw_cuts(rows: dict[str, Tensor], cuts: dict[str, Callable[[Tensor], Tensor
                       fontsize=9, verticalalignment="center", horizontalalignment="right")
         cell.set(yscale="log", ylim=(1e-3, 150), xlim=(0.5, most + 0.5), title=name,
                  xlabel="token, from likely to unlikely (rank)")
-    axes[0].set_ylabel("chance (%)")
+    axes[0].set_ylabel("probability (%)")
     return finish(figure, "; ".join(said) + ".")

@@ -1,25 +1,26 @@
-"""How fast are stories written? Tokens per second by length, and by stories at once."""
+"""Speed of generation: tokens per second by length, and by the number of stories at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 
-from picolm_lib.course.race import Line
+from picolm_lib.course.race import StatusLine
 
 
 def tokens_per_second(write: Callable[[int], object], counts: Sequence[int], name: str,
                       each: int = 1, repeats: int = 2) -> list[float]:
-    """The rate of `write(count)` for every count, the best of some repeats.
+    """The speed of `write(count)` for every count, the best of some repeats.
 
-    The best is the one that other programs on the machine disturbed least.
+    The best is the repeat that other programs on the machine disturbed least.
 
     Args:
         write: writes `count * each` tokens.
-        name: what is printed.
+        name: what is shown.
     """
-    rates, line = [], Line()
-    write(min(counts))                                               # warm up
+    rates, line = [], StatusLine()
+    # The first call warms up.
+    write(min(counts))
     for count in counts:
         seconds = []
         for _ in range(repeats):
@@ -27,5 +28,5 @@ def tokens_per_second(write: Callable[[int], object], counts: Sequence[int], nam
             write(count)
             seconds.append(time.perf_counter() - started)
         rates.append(count * each / min(seconds))
-        line.say(f"{name}: {count} at {rates[-1]:,.0f} tokens per second")
+        line.update(f"{name}: {count} at {rates[-1]:,.0f} tokens per second")
     return rates

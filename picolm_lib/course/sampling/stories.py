@@ -12,26 +12,26 @@ from functools import cache
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from picolm_lib.course.race import Line
-from picolm_lib.model import PicoLM
+from picolm_lib.course.race import StatusLine
+from picolm_lib.model.picolm import PicoLM
 from picolm_lib.sampling import SampleConfig, generate, prompt_ids
-from picolm_lib.storybook import stories
+from picolm_lib.storybook.story import stories
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 
 @dataclass(frozen=True)
-class Told:
-    """A batch of stories that a model told."""
+class Generated:
+    """A batch of stories that a model wrote."""
 
     tokens: list[list[int]]
     """New tokens of each story, without the end of text."""
     ended: list[bool]
-    """Whether a story came to its end of text, or had to stop before."""
+    """Whether each story reached its end of text."""
 
 
-def tell_many(model: PicoLM, ids: list[int], config: SampleConfig, stop: int, count: int,
-              seed: int = 0) -> Told:
+def generate_many(model: PicoLM, ids: list[int], config: SampleConfig, stop: int, count: int,
+              seed: int = 0) -> Generated:
     """`count` stories from one prompt, all in one batch.
 
     Args:
@@ -40,7 +40,7 @@ def tell_many(model: PicoLM, ids: list[int], config: SampleConfig, stop: int, co
     """
     steps = generate(model, torch.tensor([ids] * count), config, stop, seed)
     rows = torch.stack(list(steps), dim=1).tolist()                  # (count, N)
-    return Told([row[:row.index(stop)] if stop in row else row for row in rows],
+    return Generated([row[:row.index(stop)] if stop in row else row for row in rows],
                 [stop in row for row in rows])
 
 
@@ -49,7 +49,7 @@ def _grams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
 
 
 def repeated(tokens: Sequence[int], n: int = 4) -> float:
-    """Share of a story's n-grams that stood in it before: 0 is none, a loop comes near 1."""
+    """Share of a story's n-grams that occurred in it before: 0 is none, a loop is near 1."""
     grams = _grams(tokens, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -65,7 +65,7 @@ def distinct(texts: Sequence[Sequence[int]], n: int = 4) -> float:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in small letters."""
+    """The words of a text in lowercase."""
     return WORD.findall(text.lower())
 
 
@@ -76,12 +76,12 @@ def pairs(text: str) -> list[tuple[str, str]]:
 
 @cache
 def known_pairs(count: int = 3_000, seed: int = 0) -> frozenset[tuple[str, str]]:
-    """Word pairs of that many Storybook stories; seed 0 is what models are trained on."""
+    """Word pairs of this many Storybook stories; models are trained on seed 0."""
     return frozenset(pair for story in stories(count, seed) for pair in pairs(story.text))
 
 
 def unknown(texts: Sequence[str], known: Collection[tuple[str, str]]) -> float:
-    """Share of neighboring words that are not among `known`: a rough ear for nonsense."""
+    """Share of neighboring words that are not in `known`: a rough measure of nonsense."""
     found = [pair for text in texts for pair in pairs(text)]
     return sum(pair not in known for pair in found) / max(len(found), 1)
 
@@ -89,20 +89,22 @@ def unknown(texts: Sequence[str], known: Collection[tuple[str, str]]) -> float:
 def measure(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
             settings: Mapping[str, SampleConfig], seeds: Sequence[int], count: int,
             ) -> dict[str, dict[str, list[float]]]:
-    """Lets a model tell `count` stories with every setting and seed, and counts in them.
+    """Lets a model write `count` stories with every setting and seed, and measures them.
 
     Returns:
-        setting -> what was counted -> one share for each seed.
+        setting -> measure -> one share per seed.
     """
-    ids, line, results = prompt_ids(model.config, tokenizer, prompt), Line(), {}
+    ids, line = prompt_ids(model.config, tokenizer, prompt), StatusLine()
+    results: dict[str, dict[str, list[float]]] = {}
     known = known_pairs()
     for number, (name, config) in enumerate(settings.items(), start=1):
         rows = results[name] = defaultdict(list)
         for seed in seeds:
-            told = tell_many(model, ids, config, tokenizer.eos_token_id, count, seed)
-            rows["stories\nthat end"].append(sum(told.ended) / count)
-            rows["repeated\n4-grams"].append(sum(map(repeated, told.tokens)) / count)
-            rows["distinct\n4-grams"].append(distinct(told.tokens))
-            rows["unknown\nword pairs"].append(unknown(tokenizer.batch_decode(told.tokens), known))
-        line.say(f"{number} of {len(settings)} settings, {len(seeds)} x {count} stories each")
+            batch = generate_many(model, ids, config, tokenizer.eos_token_id, count, seed)
+            texts = tokenizer.batch_decode(batch.tokens)
+            rows["stories\nthat end"].append(sum(batch.ended) / count)
+            rows["repeated\n4-grams"].append(sum(map(repeated, batch.tokens)) / count)
+            rows["distinct\n4-grams"].append(distinct(batch.tokens))
+            rows["unknown\nword pairs"].append(unknown(texts, known))
+        line.update(f"{number} of {len(settings)} settings, {len(seeds)} x {count} stories each")
     return {name: dict(rows) for name, rows in results.items()}

@@ -1,4 +1,4 @@
-"""Looks into a byte-level BPE of the `tokenizers` library: its bytes, its merges, its pieces."""
+"""Inspects a byte-level BPE of the `tokenizers` library: its bytes, its merges, its pieces."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from picolm_lib.tokenizer import train_bpe
+from picolm_lib.data.tokenizer import plain
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-# The library writes each byte as a letter that can be printed, so that its files stay readable.
-# Bytes that print as they are keep their place; the others get the letters from 256 on.
+# The library writes each byte as a printable character, so that its files stay readable.
+# Printable bytes stand for themselves; the others get the characters from 256 on.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 HIDDEN = [byte for byte in range(256) if byte not in PRINTABLE]
 BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): b for i, b in enumerate(HIDDEN)}
@@ -25,12 +25,12 @@ def byte_order() -> list[int]:
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast) -> list[bytes]:
-    """Every token of a byte-level tokenizer, by id, as the bytes that it stands for.
+    """Every token of a byte-level tokenizer, by id, as the bytes that it represents.
 
-    Special tokens stand for the bytes of their name.
+    Special tokens represent the bytes of their name.
     """
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
-    names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     return [name.encode() if name in special else bytes(BYTE_OF[sign] for sign in name)
             for name in names]
 
@@ -54,22 +54,16 @@ def pieces(tokenizer: PreTrainedTokenizerFast, text: str, merges: int | None = N
     """A text cut into its tokens.
 
     Args:
-        merges: cut with the first so many merges only; None takes all.
+        merges: use only this many of the first merges; None uses all.
 
     Returns:
-        A string per token. Bytes that are no letter on their own are shown as \\xe2.
+        A string per token. Bytes that are not a character on their own are shown as \\xe2.
     """
-    backend = tokenizer.backend_tokenizer if merges is None else first_merges(tokenizer, merges)
+    backend = plain(tokenizer) if merges is None else first_merges(tokenizer, merges)
+    backend.encode_special_tokens = True
     names = backend.encode(text, add_special_tokens=False).tokens
-    special = set(tokenizer.all_special_tokens)
-    return [name if name in special else
-            bytes(BYTE_OF[sign] for sign in name).decode(errors="backslashreplace")
+    return [bytes(BYTE_OF[sign] for sign in name).decode(errors="backslashreplace")
             for name in names]
-
-
-def paragraph_bpe(text: str, most: int) -> PreTrainedTokenizerFast:
-    """A BPE that has learned from one text alone, with at most `most` merges."""
-    return train_bpe([text], 257 + most)
 
 
 def train_variant(texts: Iterable[str], vocab_size: int, words: bool = True,
@@ -83,7 +77,9 @@ def train_variant(texts: Iterable[str], vocab_size: int, words: bool = True,
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    parts = [pre_tokenizers.Digits(individual_digits=True)] if words and single_digits else []
+    parts: list[pre_tokenizers.PreTokenizer] = []
+    if words and single_digits:
+        parts.append(pre_tokenizers.Digits(individual_digits=True))
     parts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words))
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.Sequence(parts), decoders.ByteLevel()

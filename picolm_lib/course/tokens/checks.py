@@ -51,7 +51,7 @@ def _first_place(ids: list[int], merges: Merges) -> list[int]:
 
 
 def _longest_first(ids: list[int], merges: Merges) -> list[int]:
-    spelled = {i: (i,) for i in ids}
+    spelled: dict[int, tuple[int, ...]] = {i: (i,) for i in ids}
     for (left, right), new in merges.items():
         spelled[new] = spelled.get(left, (left,)) + spelled.get(right, (right,))
     out, place = [], 0
@@ -63,7 +63,7 @@ def _longest_first(ids: list[int], merges: Merges) -> list[int]:
 
 
 def _backwards(ids: list[int], merges: Merges) -> list[int]:
-    for pair, new in reversed(merges.items()):
+    for pair, new in reversed(list(merges.items())):
         ids = _merge(ids, pair, new)
     return list(ids)
 
@@ -84,10 +84,11 @@ def _either_order(ids: list[int], merges: Merges) -> list[int]:
     return ids
 
 
-# Learned in this order. The words below are such that every mistake in the list spells one of them
-# in another way.
+# Learned in this order. The words below are chosen so that every mistake in the list encodes one of
+# them differently.
 MERGES = {(1, 3): 10, (2, 2): 11, (1, 1): 12, (10, 2): 13, (1, 2): 14, (1, 11): 15, (1, 13): 16}
-WORDS = ([1, 2, 2, 2, 1, 1, 3], [1, 1, 2, 1, 3, 2, 4, 4], [3, 1, 4], [2, 2, 2], [4], [])
+WORDS: list[list[int]] = [[1, 2, 2, 2, 1, 1, 3], [1, 1, 2, 1, 3, 2, 4, 4], [3, 1, 4], [2, 2, 2],
+                          [4], []]
 
 
 encode_word = Exercise(
@@ -95,21 +96,21 @@ encode_word = Exercise(
     cases=lambda: [(list(word), MERGES) for word in WORDS],
     praise="Right: of all merges that fit, the one that was learned first, again and again.",
     mistakes={
-        "you made one merge and stopped. What it made can take part in the next one: go on until "
+        "you made one merge and stopped. Its result can take part in the next one: continue until "
         "no pair of neighbors is in the table.": _once,
         "you took the leftmost pair that is in the table. The order of learning decides: take the "
-        "pair whose merge was learned first, wherever it stands.": _first_place,
+        "pair whose merge was learned first, wherever it is.": _first_place,
         "you took the longest token that fits, from left to right. That is another tokenizer: in "
         "BPE the order of learning decides, and a shorter token may win.": _longest_first,
         "you took the merge that was learned last (the largest new id). Take the first one, the "
         "smallest id.": _encode(max),
-        "you went through the merges from the last to the first. Begin with the first.": _backwards,
+        "you went through the merges from the last to the first. Start with the first.": _backwards,
         "you merged neighbors in either order. (1, 2) is in the table, (2, 1) is not the same "
         "pair.": _either_order,
         "you only removed the right one of each pair; the left one must become the new token.":
             lambda ids, merges: [i for i, before in zip(ids, [None, *ids], strict=False)
                                  if (before, i) not in merges],
-        "you returned the new tokens alone. Tokens that nothing merges stay.":
+        "you returned only the new tokens. Tokens that are not merged stay.":
             lambda ids, merges: [i for i in _encode()(ids, merges) if i >= 10],
     })
 
@@ -141,7 +142,7 @@ def _two_ahead(stream: Tensor, length: int) -> tuple[Tensor, Tensor]:
             stream[2:count * length + 2].view(count, length))
 
 
-def _with(change: Callable[[Tensor, Tensor], tuple]) -> Callable:
+def _with(change: Callable[[Tensor, Tensor], object]) -> Callable:
     """The right windows, changed into wrong ones."""
     return lambda stream, length: change(*_windows(stream, length))
 
@@ -159,17 +160,17 @@ windows = Exercise(
         "you looked two tokens ahead: the target is the very next token.": _two_ahead,
         "your windows have one token too few: you cut rows of `length` first, and lost one token "
         "of each by the shift. Shift the whole stream, then cut it.": _cut_first,
-        "your windows overlap: each begins one token after the one before. They should lie side "
+        "your windows overlap: each begins one token after the one before. They should be side "
         "by side.": _sliding,
         "you cut rows of length + 1 that share nothing, so one token of each is never an input. "
         "The last target of a window is the first input of the next.": _apart,
         "the last target of a row is wrong: it wrapped around to the row's own first token. It is "
         "the first token of the next window.": _with(lambda x, y: (x, x.roll(-1, 1))),
-        "you left out the last window, though it has all of its targets: there are (N - 1) // "
+        "you omitted the last window, though it has all of its targets: there are (N - 1) // "
         "length windows.": _with(lambda x, y: (x[:-1], y[:-1])),
         "rows and columns are swapped: a window is a row, (windows, length).":
             _with(lambda x, y: (x.T, y.T)),
-        "the order is inputs, then targets: two tensors of their own, not one stacked tensor.":
+        "return inputs, then targets: two separate tensors, not one stacked tensor.":
             _with(lambda x, y: torch.stack((x, y))),
     })
 
@@ -197,8 +198,8 @@ bits_per_byte = Exercise(
             lambda x, t: _bits(x, t) * math.log(2),
         "you multiplied by ln 2. There are more bits than nats, so divide.":
             lambda x, t: _bits(x, t) * math.log(2) ** 2,
-        "you counted characters. The ruler is bytes: len(text.encode()). Letters such as ï have "
-        "two.": lambda x, t: sum(v.sum().item() for v in x) / math.log(2) / sum(map(len, t)),
+        "you counted characters. Count bytes: len(text.encode()). A letter such as ï has two "
+        "bytes.": lambda x, t: sum(v.sum().item() for v in x) / math.log(2) / sum(map(len, t)),
         "you took the mean over the documents' own ratios, so a short document counts as much as a "
         "long one. Add up all bits and all bytes first.":
             lambda x, t: sum(_bits([v], [s]) for v, s in zip(x, t, strict=True)) / len(t),

@@ -24,11 +24,11 @@ from picolm_lib.course.plots import (
 from picolm_lib.course.tokens.bpe import (
     first_merges,
     merges_of,
-    paragraph_bpe,
     pieces,
     token_bytes,
 )
 from picolm_lib.course.widgets import Playground, slider
+from picolm_lib.data.tokenizer import MIN_VOCAB_SIZE, train_bpe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -37,7 +37,7 @@ MOST_MERGES = 120
 
 
 def draw_merges(tokenizer: PreTrainedTokenizerFast, text: str, merges: int) -> Picture:
-    """A text cut with the first so many merges; the newest token is marked."""
+    """A text encoded with only the first `merges` merges; the newest token is marked."""
     cut = pieces(tokenizer, text, merges)
     size = len(text.encode())
     title, newest = f"0 merges: {len(cut)} tokens, one per byte", None
@@ -57,14 +57,14 @@ def _shown(piece: str) -> str:
 
 def merge_slider(text: str) -> Playground:
     """A slider over the merges of a BPE that learns from this text alone."""
-    tokenizer = paragraph_bpe(text, MOST_MERGES)
+    tokenizer = train_bpe([text], MIN_VOCAB_SIZE + MOST_MERGES)
     most = len(merges_of(tokenizer))
     return Playground(partial(draw_merges, tokenizer, text),
                       merges=slider("merges", min(20, most), 0, most))
 
 
 def draw_tokens(tokenizer: PreTrainedTokenizerFast, text: str, name: str) -> Picture:
-    """A text in a tokenizer's pieces."""
+    """A text split into a tokenizer's tokens."""
     cut = pieces(tokenizer, text)
     title = (f"{name} ({len(tokenizer):,} tokens): {len(cut)} tokens, "
              f"{len(text.encode()) / len(cut):.2f} bytes per token")
@@ -72,13 +72,14 @@ def draw_tokens(tokenizer: PreTrainedTokenizerFast, text: str, name: str) -> Pic
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case."""
+    """The words of a text in lowercase."""
     return re.findall(r"[a-z']+", text.lower())
 
 
 def draw_words(sources: dict[str, Sequence[str]]) -> Picture:
-    """How often each word comes, the most frequent first; both axes are logarithmic."""
-    curves, seen = {}, []
+    """How often each word occurs, the most frequent first; both axes are logarithmic."""
+    curves: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
+    seen = []
     for name, texts in sources.items():
         counts = sorted(Counter(w for text in texts for w in words(text)).values(), reverse=True)
         per_million = [1e6 * count / sum(counts) for count in counts]
@@ -99,7 +100,7 @@ def new_words(texts: Sequence[str]) -> float:
 
 def draw_compression(tokenizer: PreTrainedTokenizerFast, sources: dict[str, Sequence[str]],
                      ) -> Picture:
-    """Bytes per token on some texts, against the number of merges."""
+    """Bytes per token on some texts, by the number of merges."""
     most = len(merges_of(tokenizer))
     counts = sorted({0, most, *(2**power for power in range(3, 17) if 2**power < most)})
     backends = [first_merges(tokenizer, count) for count in counts]
@@ -115,7 +116,7 @@ def draw_compression(tokenizer: PreTrainedTokenizerFast, sources: dict[str, Sequ
              xlim=(0, 1.6 * most), title="Each merge buys less than the one before")
     axes.legend()
     return finish(figure, f"Bytes per token rise from 1 to {ratios[-1]:.2f} ({name}) with {most:,} "
-                          "merges, ever more slowly.")
+                          "merges, more and more slowly.")
 
 
 def draw_stream(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], window: int) -> Picture:

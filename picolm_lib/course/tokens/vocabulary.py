@@ -8,9 +8,10 @@ from functools import cache
 from picolm_lib.config import PRESETS
 from picolm_lib.course.plots import BLUE, GREEN, INK, ORANGE, Picture, canvas, finish
 from picolm_lib.course.widgets import Playground, steps
-from picolm_lib.model import flops_per_token
+from picolm_lib.data.tokenizer import MIN_VOCAB_SIZE
+from picolm_lib.model.picolm import flops_per_token
 
-SIZES = [257, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 49_152, 65_536, 131_072]
+SIZES = [MIN_VOCAB_SIZE, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 49_152, 65_536, 131_072]
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Cost:
     tables: int
     """Parameters of embedding and output layer."""
     output_share: float
-    """Of the FLOPs of a trained token, the part in the output layer."""
+    """The output layer's share of the FLOPs of a trained token."""
     logits: int
     """Bytes of the float32 logits of one batch."""
 
@@ -31,7 +32,8 @@ class Cost:
 def _body_flops(d_model: int, seq_len: int) -> tuple[int, int]:
     """FLOPs per token of pico's blocks at another width, and parameters of their matrices."""
     config = replace(PRESETS["pico"].model, d_model=d_model, vocab_size=1, max_seq_len=seq_len)
-    flops = flops_per_token(config) - 6 * d_model                    # without the output layer
+    # Without the output layer.
+    flops = flops_per_token(config) - 6 * d_model
     return flops, (flops - 6 * config.n_layers * d_model * seq_len) // 6
 
 
@@ -40,7 +42,7 @@ def cost(vocab_size: int, d_model: int = 384, tokens: int = 12_288) -> Cost:
 
     Args:
         d_model: width of the model.
-        tokens: of a batch whose logits are all held at once.
+        tokens: of a batch whose logits are all in memory at once.
     """
     flops, parameters = _body_flops(d_model, PRESETS["pico"].model.max_seq_len)
     output = 6 * vocab_size * d_model
@@ -49,7 +51,7 @@ def cost(vocab_size: int, d_model: int = 384, tokens: int = 12_288) -> Cost:
 
 
 def draw_cost(vocab_size: int = 49_152, d_model: int = 384, tokens: int = 12_288) -> Picture:
-    """Parameters, FLOPs and memory against the size of the vocabulary."""
+    """Parameters, FLOPs and memory by the size of the vocabulary."""
     chosen, all_costs = cost(vocab_size, d_model, tokens), [cost(v, d_model, tokens) for v in SIZES]
     figure, axes = canvas(3.1, 1, 3)
     axes[0].plot(SIZES, [c.tables / 1e6 for c in all_costs], color=ORANGE,

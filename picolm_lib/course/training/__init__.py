@@ -1,1 +1,1 @@
-"""What notebook 05 draws, measures and checks."""
+"""Notebook 05: Training on a T4."""

@@ -9,9 +9,9 @@ import torch
 
 from picolm_lib.config import PicoConfig
 from picolm_lib.course.plots import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, Picture, canvas, finish
-from picolm_lib.model import PicoLM
-from picolm_lib.muon import parameter_groups
-from picolm_lib.train import Trainer
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.muon import parameter_groups
+from picolm_lib.train.trainer import Trainer
 
 COLORS = (BLUE, SKY, GREEN, ORANGE, RED, PURPLE)
 
@@ -31,8 +31,7 @@ def flops(config: PicoConfig) -> dict[str, int]:
 
 
 def state_bytes(config: PicoConfig) -> dict[str, int]:
-    """Bytes that stay for the whole run, in float32: Muon keeps one number per weight, AdamW two.
-    """
+    """Bytes that are needed for the whole run. Muon keeps one float32 per weight, AdamW two."""
     with torch.device("meta"):
         groups = parameter_groups(PicoLM(config))
     count = {kind: sum(p.numel() for g in groups if g["kind"] == kind for p in g["params"])
@@ -46,10 +45,10 @@ def draw_budget(config: PicoConfig, tokens: int, name: str) -> Picture:
     """Where the FLOPs of a token go, and where the bytes of a run are.
 
     Args:
-        tokens: of one pass; their float32 logits are drawn beside what stays for the whole run.
+        tokens: of one pass; their float32 logits are drawn beside the bytes of the whole run.
     """
     figure, (top, bottom) = canvas(3.6, 2, 1)
-    held = state_bytes(config) | {"all logits, if they were held": 4 * config.vocab_size * tokens}
+    held = state_bytes(config) | {"all logits, if they were kept": 4 * config.vocab_size * tokens}
     sums = []
     for axes, parts, unit, divide in ((top, flops(config), "MFLOP per trained token", 1e6),
                                       (bottom, held, "MB", 1e6)):
@@ -62,15 +61,15 @@ def draw_budget(config: PicoConfig, tokens: int, name: str) -> Picture:
         axes.legend(loc="upper left", ncols=3, fontsize=8.5, handlelength=1)
         sums.append(start)
     top.set_title(f"{name}: {sums[0]:,.0f} MFLOP per token")
-    bottom.set_title(f"what stays for the whole run, and the logits of {tokens:,} tokens")
-    return finish(figure, f"A token of {name} costs {sums[0]:,.0f} MFLOP; the run holds "
+    bottom.set_title(f"what the whole run needs, and the logits of {tokens:,} tokens")
+    return finish(figure, f"A token of {name} costs {sums[0]:,.0f} MFLOP; the run needs "
                           f"{sum(state_bytes(config).values()) / 1e6:,.0f} MB, and all logits of "
                           f"{tokens:,} tokens would be {held.popitem()[1] / 1e6:,.0f} MB more.")
 
 
 @dataclass(frozen=True)
 class Speed:
-    """A few real steps."""
+    """The speed of a few real steps."""
 
     tokens_per_second: float
     flops_per_second: float
@@ -78,7 +77,7 @@ class Speed:
 
 
 def measure_steps(trainer: Trainer, steps: int = 3) -> Speed:
-    """Takes a few optimizer steps, the first of which is not timed."""
+    """Takes a few optimizer steps; the first one is not timed."""
     trainer.step()
     before, started = trainer.progress.tokens, time.monotonic()
     for _ in range(steps):
@@ -88,13 +87,14 @@ def measure_steps(trainer: Trainer, steps: int = 3) -> Speed:
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:
-    """FLOPs per second of plain matrix products: what this machine can do at best, nearly."""
+    """FLOPs per second of plain matrix products: nearly the best that this machine can do."""
     if device.type == "cuda":
         size *= 4
     a = torch.randn(size, size, device=device).to(dtype)
     best = 0.0
     for _ in range(6):
         started = time.monotonic()
-        (a @ a)[0, 0].item()                                         # waits until it is there
+        # item() waits until the product has been computed.
+        (a @ a)[0, 0].item()
         best = max(best, 2 * size**3 / (time.monotonic() - started))
     return best

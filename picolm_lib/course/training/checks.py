@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from picolm_lib.course.checks import BugHunt, Exercise
-from picolm_lib.loss import IGNORE, linear_cross_entropy
+from picolm_lib.model.loss import IGNORE, linear_cross_entropy
 
 
 def _factor(done: float, warmup: float, decay: float) -> float:
@@ -30,14 +31,14 @@ schedule = Exercise(
     cases=_factor_cases,
     praise="Right: it rises, stays at 1, and falls to 0 exactly at the end.",
     mistakes={
-        "it falls over the whole run: divide 1 - done by `decay`, and cut at 1, so that the fall "
-        "begins only where `decay` of the run is left.":
+        "it falls over the whole run: divide 1 - done by `decay`, and cap it at 1, so that it "
+        "falls only when `decay` of the run is left.":
             lambda x, w, d: min(1.0, x / w if w else 1.0, 1 - x if d else 1.0),
-        "you divided by 1 - decay. The fall lasts for the share `decay` of the run.":
+        "you divided by 1 - decay. The fall takes the share `decay` of the run.":
             lambda x, w, d: min(1.0, x / w if w else 1.0, (1 - x) / (1 - d) if d else 1.0),
-        "it grows without end in the middle: both slopes are cut at 1.":
+        "it exceeds 1 in the middle: both slopes are capped at 1.":
             lambda x, w, d: min(x / w if w else math.inf, (1 - x) / d if d else math.inf),
-        "the warm-up goes the wrong way: it begins at 0 and rises.":
+        "the warm-up goes the wrong way: it should start at 0 and rise.":
             lambda x, w, d: min(1.0, 1 - x / w if w and x < w else 1.0, (1 - x) / d if d else 1.0),
         "the warm-up is missing: over the first `warmup` of the run the factor rises from 0.":
             lambda x, w, d: min(1.0, (1 - x) / d if d else 1.0),
@@ -52,10 +53,10 @@ schedule = Exercise(
             lambda x, w, d: min(1.0, x / w, (1 - x) / d if d else 1.0),
         "with no decay you divided by zero. A decay of 0 means that the factor stays at 1.":
             lambda x, w, d: min(1.0, x / w if w else 1.0, (1 - x) / d),
-        "with no warm-up or no decay you divided by zero. A share of 0 means that this slope is "
-        "not there.": lambda x, w, d: min(1.0, x / w, (1 - x) / d),
-        "you multiplied the learning rate's rise by its fall before cutting them at 1. Take the "
-        "smallest of the two slopes and 1.":
+        "with no warm-up or no decay you divided by zero. A share of 0 means that there is no "
+        "such slope.": lambda x, w, d: min(1.0, x / w, (1 - x) / d),
+        "you multiplied the rise by the fall before capping them at 1. Take the smallest of the "
+        "two slopes and 1.":
             lambda x, w, d: min(1.0, (x / w if w else 1.0) * ((1 - x) / d if d else 1.0)),
     })
 
@@ -82,29 +83,29 @@ def _clip_with(scale: Callable[[list[Tensor], float], Tensor]) -> Callable:
 clip = Exercise(
     reference=_clip,
     cases=_clip_cases,
-    praise="Right: one norm over all of them, one factor for all of them, and never above 1.",
+    praise="Right: one norm and one factor for all of them, and the factor is never above 1.",
     mistakes={
-        "you took the norm of each tensor alone. Then the direction of the whole step changes; it "
-        "is one norm over all of them.": lambda gradients, limit: [
+        "you took the norm of each tensor separately, which changes the direction of the whole "
+        "step. Use one norm over all of them.": lambda gradients, limit: [
             g * (limit / g.norm()).clamp(max=1.0) for g in gradients],
         "you scaled small gradients up to the limit. The factor is never above 1.":
             _clip_with(lambda gs, limit: limit / _norm(gs)),
         "the factor is 1 / norm, whatever the limit: it should be limit / norm.":
             _clip_with(lambda gs, limit: (1 / _norm(gs)).clamp(max=1.0)),
-        "you cut every number off at the limit (clamp). That is clipping by value, and it changes "
+        "you clamped every number to the limit. That is clipping by value, and it changes "
         "the direction.": lambda gradients, limit: [g.clamp(-limit, limit) for g in gradients],
         "the square root is missing: the norm is the root of the sum of squares.":
             _clip_with(lambda gs, limit: (limit / _norm(gs) ** 2).clamp(max=1.0)),
         "you added up the norms of the tensors. Add up their squares, then take the root.":
             _clip_with(lambda gs, limit: (limit / sum(g.norm() for g in gs)).clamp(max=1.0)),
-        "you took the largest norm of any tensor. The global norm has all of them in it.":
+        "you took the largest norm of any tensor. The global norm includes all of them.":
             _clip_with(lambda gs, limit: (limit / max(g.norm() for g in gs)).clamp(max=1.0)),
-        "you took the mean of the squares, not their sum: with many weights the norm comes out far "
+        "you took the mean of the squares, not their sum: with many weights the norm is far "
         "too small.": _clip_with(lambda gs, limit: (limit / torch.cat(
             [g.flatten() for g in gs]).square().mean().sqrt()).clamp(max=1.0)),
-        "you gave back zeros where the limit was exceeded. A large gradient is made shorter, not "
-        "thrown away.": _clip_with(lambda gs, limit: (_norm(gs) <= limit).float()),
-        "nothing was clipped: gradients above the limit came back as they were.":
+        "you returned zeros where the limit was exceeded. A large gradient is shortened, not "
+        "discarded.": _clip_with(lambda gs, limit: (_norm(gs) <= limit).float()),
+        "nothing was clipped: gradients above the limit were returned unchanged.":
             lambda gradients, limit: gradients,
     })
 
@@ -120,13 +121,14 @@ def _loss_cases() -> list[tuple]:
             (x.bfloat16(), wide.bfloat16(), some, 5)]
 
 
-def _sums(x: Tensor, weight: Tensor, targets: Tensor, chunk: int, **options) -> list[Tensor]:
+def _sums(x: Tensor, weight: Tensor, targets: Tensor, chunk: int, **options: Any,
+          ) -> list[Tensor]:
     """Each chunk's loss."""
     return [F.cross_entropy(F.linear(rows, weight).float(), wanted, **options)
             for rows, wanted in zip(x.split(chunk), targets.split(chunk), strict=True)]
 
 
-def _total(*given, **options) -> Tensor:
+def _total(*given: Any, **options: Any) -> Tensor:
     return torch.stack(_sums(*given, reduction="sum", **options)).sum()
 
 
@@ -145,12 +147,12 @@ def _reference(x: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor
 chunked_loss = Exercise(
     reference=_reference,
     cases=_loss_cases,
-    praise="Right: sums over chunks, one division at the end by what counts, logits in float32.",
+    praise="Right: sums over chunks, one division at the end by the rows that count, in float32.",
     mistakes={
         "you took the mean of the chunks' means. The last chunk is shorter, and some have ignored "
-        "rows, so their means do not count the same: add up sums, divide once.":
+        "rows, so their means should not count equally: add up sums, divide once.":
             lambda x, w, t, c: torch.stack(_sums(x, w, t, c)).mean(),
-        "you divided twice: the chunks' means already are divided by their rows. Use "
+        "you divided twice: the chunks' means are already divided by their rows. Use "
         "reduction=\"sum\" in each chunk.":
             lambda x, w, t, c: torch.stack(_sums(x, w, t, c)).sum() / _counted(t),
         "you added up means. Use reduction=\"sum\" in each chunk, and divide once at the end.":
@@ -158,8 +160,8 @@ chunked_loss = Exercise(
         "you divided by all rows. Those whose target is -100 do not count, so divide by the number "
         "of the others.": lambda x, w, t, c: _total(x, w, t, c) / len(t),
         "you did not divide: this is the sum over all rows, not their mean.": _total,
-        "the rows with the target -100 were counted as if they had the target 0. They count for "
-        "nothing.": lambda x, w, t, c: _total(x, w, t.clamp(min=0), c) / len(t),
+        "the rows with the target -100 were counted as if they had the target 0. They must be "
+        "ignored.": lambda x, w, t, c: _total(x, w, t.clamp(min=0), c) / len(t),
         "the last, shorter chunk is missing. `x.split(chunk)` keeps it.":
             lambda x, w, t, c: _right(x[:len(x) // c * c], w, t[:len(x) // c * c], c),
         "a transpose is missing: weight is (V, D), so the logits are x @ weight.T. With a square "
@@ -176,14 +178,14 @@ chunked_loss = Exercise(
 bug_hunt = BugHunt(
     culprit="leak",
     alibis={
-        "endless": "the left plot below acquits the end of text. If it were not in the data, its "
-                   "probability would stay near zero where stories end too, and stories would "
+        "endless": "the left plot below clears the end of text. If it were not in the data, its "
+                   "probability would stay near zero even where stories end, and stories would "
                    "never stop.",
-        "clip": "the right plot below acquits the clipping. If gradients were clipped before they "
+        "clip": "the right plot below clears the clipping. If gradients were clipped before they "
                 "are unscaled, the optimizer would get a norm of 1 divided by the loss scale, "
                 "far below the dotted line.",
     },
-    praise="Right: the patient validates on a piece of its own training stream. Its model learns "
-           "30 stories by heart, and its validation loss praises it for that. The gap of the "
-           "healthy report is the truth. Keep documents apart before you make the stream; "
-           "corpus.py does it by document.")
+    praise="Right: the patient validates on a piece of its own training stream. Its model "
+           "memorizes 30 stories, and its validation loss rewards it for that. The gap in the "
+           "healthy report is the truth. Split the documents before you make the stream, as "
+           "data/corpus.py does.")

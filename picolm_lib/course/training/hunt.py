@@ -12,27 +12,27 @@ import torch
 import torch.nn.functional as F
 
 from picolm_lib.config import PRESETS
-from picolm_lib.corpus import load_corpus
 from picolm_lib.course.plots import BLUE, GREEN, ORANGE, RED, SKY, Picture, canvas, finish
-from picolm_lib.course.race import Line
+from picolm_lib.course.race import StatusLine
 from picolm_lib.course.training.run import Ready, small_ready
-from picolm_lib.data import Count, TokenFile
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.token_file import TokenCounts, TokenFile
+from picolm_lib.data.tokenizer import encode, load_tokenizer
 from picolm_lib.evaluate import evaluate
-from picolm_lib.model import PicoLM
-from picolm_lib.report import smooth
-from picolm_lib.tokenizer import encode, load_tokenizer
-from picolm_lib.train import Trainer
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.metrics import smooth
+from picolm_lib.train.trainer import Trainer
 
 STORIES, STEPS, EVERY = 30, 96, 12
-TOKENS = 2_048  # per look
+TOKENS = 2_048  # per check
 
 
 @dataclass
-class Evidence:
-    """What was noted down over one run."""
+class Findings:
+    """What was recorded over one run."""
 
     tokens: list[int] = field(default_factory=list)
-    """At each look; the lists below have as many entries."""
+    """At each check; the lists below have the same length."""
     apart: list[float] = field(default_factory=list)
     """Loss on stories that are not in the training data."""
     inside: list[float] = field(default_factory=list)
@@ -49,12 +49,12 @@ class Evidence:
 
 
 def token_file(texts: Sequence[str]) -> TokenFile:
-    """Stories as a token file that is never on a disk, with an end of text around each."""
+    """Stories as a token file in memory, with an end of text around each."""
     tokenizer = load_tokenizer()
     ids = [tokenizer.eos_token_id]
     for text in encode(tokenizer, list(texts)):
         ids += [*text, tokenizer.eos_token_id]
-    count = Count(len(texts), sum(len(text.encode()) for text in texts), len(ids))
+    count = TokenCounts(len(texts), sum(len(text.encode()) for text in texts), len(ids))
     return TokenFile(np.array(ids, dtype=np.uint16), count)
 
 
@@ -71,11 +71,11 @@ def end_probabilities(model: PicoLM, text: TokenFile, windows: int = 8) -> tuple
 
 
 @cache
-def investigate(steps: int = STEPS, seed: int = 0) -> Evidence:
-    """Trains a small model on few stories for many epochs, with a scaled loss, and takes notes.
+def investigate(steps: int = STEPS, seed: int = 0) -> Findings:
+    """Trains a small model on few stories for many epochs, with a scaled loss, and records it.
 
-    Training never looks at the validation data. So this one run is the healthy one and the
-    patient's: what differs is which stories its validation loss is measured on.
+    Training never looks at the validation data. So this one run serves as the healthy one and the
+    patient's: they differ only in the stories that the validation loss is measured on.
     """
     texts = list(load_corpus("storybook", PRESETS["smoke"].train.storybook_stories).split("train"))
     train, apart = token_file(texts[:STORIES]), token_file(texts[STORIES:3 * STORIES])
@@ -83,38 +83,42 @@ def investigate(steps: int = STEPS, seed: int = 0) -> Evidence:
     config = replace(ready.train, max_tokens=steps * 8 * ready.model.max_seq_len)
     trainer = Trainer(ready.model, config, ready.tokenizer,
                       {"train": train, "validation": apart}, show=False)
-    trainer.scaler = trainer.accumulator.scaler = torch.amp.GradScaler("cpu")  # as on a T4
-    found, line = Evidence(), Line()
-    trainer.optimizer.register_step_pre_hook(lambda *_: found.stepped.append(math.sqrt(sum(
-        p.grad.double().square().sum().item() for p in trainer.model.parameters()))))
+    trainer.scaler = torch.amp.GradScaler("cpu")  # as on a T4
+    found, line = Findings(), StatusLine()
+
+    def record_norm(*_: object) -> None:
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        found.stepped.append(math.sqrt(sum(g.double().square().sum().item() for g in gradients)))
+
+    trainer.optimizer.register_step_pre_hook(record_norm)
     while trainer.progress.tokens < config.max_tokens:
         metrics = trainer.step()
         found.training.append(metrics["loss"])
         found.norms.append(metrics["grad_norm"])
         if trainer.progress.step % EVERY == 0:
-            _look(found, trainer, train, apart)
-            line.say(f"{trainer.progress.step} of {steps} steps")
+            _check(found, trainer, train, apart)
+            line.update(f"{trainer.progress.step} of {steps} steps")
     return found
 
 
-def _look(found: Evidence, trainer: Trainer, train: TokenFile, apart: TokenFile) -> None:
+def _check(found: Findings, trainer: Trainer, train: TokenFile, apart: TokenFile) -> None:
     found.tokens.append(trainer.progress.tokens)
-    found.apart.append(evaluate(trainer.model, apart, trainer.numerics, TOKENS).loss)
-    found.inside.append(evaluate(trainer.model, train, trainer.numerics, TOKENS).loss)
+    found.apart.append(evaluate(trainer.model, apart, trainer.precision, TOKENS).loss)
+    found.inside.append(evaluate(trainer.model, train, trainer.precision, TOKENS).loss)
     at_ends, elsewhere = end_probabilities(trainer.model, train)
     found.end_at_ends.append(at_ends)
     found.end_elsewhere.append(elsewhere)
 
 
-def examine_report(found: Evidence) -> Picture:
+def examine_report(found: Findings) -> Picture:
     """The losses as a healthy project reports them, and as the patient does."""
     figure, axes = canvas(3.0, 1, 2, sharey=True)
     steps = range(1, len(found.training) + 1)
-    looks = [EVERY * (i + 1) for i in range(len(found.tokens))]
+    checked = [EVERY * (i + 1) for i in range(len(found.tokens))]
     for cell, validation, name in ((axes[0], found.apart, "healthy"),
                                    (axes[1], found.inside, "patient")):
         cell.plot(steps, smooth(found.training, 0.8), color=SKY, label="training")
-        cell.plot(looks, validation, "o-", color=RED, markersize=4, label="validation")
+        cell.plot(checked, validation, "o-", color=RED, markersize=4, label="validation")
         cell.set(xlabel="step", title=name, ylim=(0, None))
     axes[0].set_ylabel("loss (nats per token)")
     axes[1].legend()
@@ -123,19 +127,20 @@ def examine_report(found: Evidence) -> Picture:
                           f"{found.training[-1]:.2f}, validation {found.inside[-1]:.2f}.")
 
 
-def examine_insides(found: Evidence, limit: float = 1.0) -> Picture:
+def examine_insides(found: Findings, limit: float = 1.0) -> Picture:
     """The patient's probability of stopping, and its gradients before and after clipping."""
     figure, (left, right) = canvas(3.0, 1, 2)
-    looks = [EVERY * (i + 1) for i in range(len(found.tokens))]
-    left.plot(looks, found.end_at_ends, "o-", color=GREEN, markersize=4, label="where stories end")
-    left.plot(looks, found.end_elsewhere, "x-", color=ORANGE, label="everywhere else")
-    left.set(xlabel="step", ylabel="probability of end-of-text", title="can it stop?",
+    checked = [EVERY * (i + 1) for i in range(len(found.tokens))]
+    left.plot(checked, found.end_at_ends, "o-", color=GREEN, markersize=4,
+              label="where stories end")
+    left.plot(checked, found.end_elsewhere, "x-", color=ORANGE, label="everywhere else")
+    left.set(xlabel="step", ylabel="probability of end-of-text", title="Can it stop?",
              ylim=(-0.03, 1.03))
     left.legend(loc="upper left", fontsize=8.5)
     right.plot(found.norms, color=BLUE, label="before clipping")
-    right.plot(found.stepped, color=RED, linewidth=1.2, label="after: the optimizer gets")
+    right.plot(found.stepped, color=RED, linewidth=1.2, label="what the optimizer gets")
     right.axhline(limit, color="#777777", linewidth=1, linestyle=":")
-    right.set(xlabel="step", ylabel="gradient norm", yscale="log", title="is it clipped?")
+    right.set(xlabel="step", ylabel="gradient norm", yscale="log", title="Is it clipped?")
     right.legend(fontsize=8.5)
     return finish(figure, f"At the end the patient gives end-of-text {found.end_at_ends[-1]:.0%} "
                           f"where a story ends and {found.end_elsewhere[-1]:.1%} elsewhere; the "

@@ -1,4 +1,4 @@
-"""A run to watch: one picture that is drawn anew, and the stories that the model tells."""
+"""A run to watch: one picture that is redrawn, and the stories that the model writes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from IPython import get_ipython
 from IPython.display import display
 
 from picolm_lib.course.plots import BLUE, GREEN, ORANGE, RED, SKY, Picture, canvas, finish
-from picolm_lib.report import smooth
-from picolm_lib.train import Trainer
+from picolm_lib.train.metrics import smooth
+from picolm_lib.train.trainer import Trainer
 
-EVERY = 4.0  # seconds between two pictures, at least
-SHARE = 0.02  # of the run's time, at most, goes into drawing
-POINTS = 400  # of the training curve: more would not be seen
+# At least so many seconds between two pictures.
+EVERY = 4.0
+# At most this share of the run's time goes into drawing.
+SHARE = 0.02
+# Points of the training curve: more could not be seen.
+POINTS = 400
 
 
 class Live:
@@ -37,26 +40,26 @@ class Live:
             self._text = display({"text/plain": self.text}, raw=True, display_id=True)
 
     def __call__(self, trainer: Trainer, line: dict[str, Any]) -> None:
-        """Takes a line of metrics, and draws when it is time to."""
+        """Takes a line of metrics, and redraws when it is time."""
         if line["kind"] == "step" and line["loss"] is not None:
             self.steps.append(line)
         elif line["kind"] == "note":
-            self._tell(line["note"])
+            self._add_text(line["note"])
         elif line["kind"] == "evaluation":
             self.evaluations.append(line)
             story = " ".join(line["story"].split())
-            self._tell(f"{line['tokens']:,} tokens, {line['bits_per_byte']:.3f} bits per byte:\n"
-                       f"  {story[:self.width]}")
+            self._add_text(f"{line['tokens']:,} tokens, {line['bits_per_byte']:.3f} bits per "
+                           f"byte:\n  {story[:self.width]}")
         if line["kind"] == "evaluation" or time.monotonic() > self._next:
             self.show()
 
-    def _tell(self, text: str) -> None:
+    def _add_text(self, text: str) -> None:
         self.text += ("\n" if self.text else "") + text
         if self._text is not None:
             self._text.update({"text/plain": self.text}, raw=True)
 
     def show(self) -> None:
-        """Puts a new picture in the place of the old one."""
+        """Replaces the old picture with a new one."""
         started = time.monotonic()
         if self._picture is not None:
             self._picture.update(self.draw())
@@ -64,7 +67,7 @@ class Live:
         self._next = now + max(EVERY, (now - started) / SHARE)
 
     def draw(self) -> Picture:
-        """Training and validation loss, and bits per byte, against tokens."""
+        """Training and validation loss, and bits per byte, by tokens."""
         figure, (left, right) = canvas(3.1, 1, 2, width_ratios=(3, 2))
         every = max(len(self.steps) // POINTS, 1)
         tokens = [m["tokens"] / 1e6 for m in self.steps][::every]

@@ -1,4 +1,4 @@
-"""How much memory a loss needs: measured with PyTorch's profiler, counted where it is too large."""
+"""How much memory a loss needs, measured with PyTorch's profiler."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,16 +16,17 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from picolm_lib.course.plots import BLUE, RED, Picture, canvas, finish
-from picolm_lib.loss import linear_cross_entropy
+from picolm_lib.model.loss import linear_cross_entropy
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most memory on the CPU that `work` holds at once beyond what was there before.
+    """The peak CPU memory that `work` allocates.
 
-    The profiler notes every allocation and every release of a tensor's memory. Adding them up in
-    their order gives the memory in use, and its largest value is the peak.
+    The profiler records every allocation and every release of a tensor's memory. Their running sum
+    is the memory in use, and its largest value is the peak.
     """
-    with _hushed(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    cpu = [ProfilerActivity.CPU]
+    with _without_stderr(), profile(activities=cpu, profile_memory=True) as profiler:
         work()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
@@ -40,21 +42,25 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Keeps what the profiler's C++ says about itself out of the notebook."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+def _without_stderr() -> Iterator[None]:
+    """Keeps messages of the profiler's C++ code out of the notebook."""
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
         os.close(nowhere)
 
 
 def full_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The loss from all logits at once."""
     return F.cross_entropy(F.linear(x, weight), targets)
+
+
+def _forward_backward(loss: Callable[..., Tensor], *inputs: Tensor) -> None:
+    loss(*inputs).backward()
 
 
 def loss_peaks(rows: Sequence[int], vocabulary: int, width: int, chunk_rows: int,
@@ -66,23 +72,23 @@ def loss_peaks(rows: Sequence[int], vocabulary: int, width: int, chunk_rows: int
     for count in rows:
         x = torch.randn(count, width, generator=generator, requires_grad=True)
         targets = torch.randint(vocabulary, (count,), generator=generator)
-        losses = (full_loss, lambda *given: linear_cross_entropy(*given, chunk_rows))
+        losses: list[Callable[..., Tensor]] = [
+            full_loss, partial(linear_cross_entropy, chunk_rows=chunk_rows)]
         for found, loss in zip(peaks.values(), losses, strict=True):
-            found.append(peak_bytes(lambda loss=loss, x=x, targets=targets:
-                                    loss(x, weight, targets).backward()))
+            found.append(peak_bytes(partial(_forward_backward, loss, x, weight, targets)))
             x.grad = weight.grad = None
     return peaks
 
 
 def draw_memory(rows: Sequence[int], peaks: dict[str, list[int]], vocabulary: int) -> Picture:
-    """Measured peaks, with one table of float32 logits as a ruler."""
+    """Measured peaks, with the size of all float32 logits for comparison."""
     figure, axes = canvas(3.2)
     for (name, found), color in zip(peaks.items(), (RED, BLUE), strict=True):
         axes.plot(rows, [value / 1e6 for value in found], "o-", color=color, label=name)
     axes.plot(rows, [4 * vocabulary * count / 1e6 for count in rows], ":", color="#777777",
-              label="one table of float32 logits")
+              label="all logits in float32")
     axes.set(xlabel="rows (tokens of the batch)", ylabel="peak memory (MB)", ylim=(0, None),
-             title=f"Loss and its gradients, {vocabulary:,} words")
+             title=f"Loss and its gradients, {vocabulary:,} tokens in the vocabulary")
     axes.legend()
     return finish(figure, "; ".join(f"{name}: {found[-1] / 1e6:,.0f} MB at {rows[-1]:,} rows"
                                     for name, found in peaks.items()) + ".")

@@ -8,17 +8,17 @@ from dataclasses import replace
 
 from picolm_lib.config import TrainConfig
 from picolm_lib.course.plots import BLUE, GREEN, ORANGE, SKY, Picture, canvas, finish
-from picolm_lib.schedule import lr_factor
+from picolm_lib.train.schedule import lr_factor
 
 
 def cosine(done: float, config: TrainConfig) -> float:
-    """The usual rival: the same warm-up, then half a cosine down to zero."""
+    """The usual alternative: the same warm-up, then half a cosine down to zero."""
     rising = done / config.warmup if config.warmup else 1.0
     return min(rising, 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def draw_schedules(config: TrainConfig, mine: Sequence[float] | None = None) -> Picture:
-    """Three schedules over a run; `mine` is a fourth, at equally spaced places from 0 to 1."""
+    """Three schedules over a run; `mine` is a fourth, at evenly spaced points from 0 to 1."""
     figure, axes = canvas(2.9)
     places = [i / 400 for i in range(401)]
     flat = replace(config, decay=0.0)
@@ -35,4 +35,4 @@ def draw_schedules(config: TrainConfig, mine: Sequence[float] | None = None) -> 
     axes.legend(loc="lower left", bbox_to_anchor=(0.06, 0.02))
     return finish(figure, f"The factor rises for {config.warmup:.0%} of the run, stays at 1, and "
                           f"falls to 0 over the last {config.decay:.0%}; the cosine falls from "
-                          "the beginning.")
+                          "the start.")

@@ -1,0 +1,98 @@
+"""What 16-bit formats can represent, and what they lose of a model's real gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from picolm_lib.course.plots import BLUE, GREEN, ORANGE, RED, SKY, Picture, canvas, finish
+from picolm_lib.model.picolm import PicoLM
+
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCALES = tuple(range(0, 33, 2))  # exponents of 2
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What float16 loses of some nonzero numbers."""
+
+    zeros: float
+    """Share that becomes exactly zero."""
+    infinite: float
+    """Share that becomes infinite."""
+
+
+def lost(values: Tensor, scale: float, dtype: torch.dtype = torch.float16) -> Lost:
+    """What is lost when `values` are multiplied by `scale` and rounded to `dtype`."""
+    values = values[values != 0]
+    if not len(values):
+        return Lost(0.0, 0.0)
+    rounded = (values.double() * scale).to(dtype)
+    return Lost((rounded == 0).double().mean().item(), rounded.isinf().double().mean().item())
+
+
+def real_gradients(model: PicoLM, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """All gradients of one backward pass in float32, by what they belong to.
+
+    Returns:
+        "weights": of every parameter. "activations": of every block's output, (B, T, D) each, from
+        which the gradients of the weights are computed. Each as one flat tensor.
+    """
+    found: list[Tensor] = []
+    model.zero_grad()
+    with ExitStack() as stack:
+        for block in model.blocks:
+            handle = block.register_forward_hook(
+                lambda module, inputs, output: output.register_hook(
+                    lambda gradient: found.append(gradient.detach().flatten())) and None)
+            stack.callback(handle.remove)
+        model.loss(tokens, targets).backward()
+    weights = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    return {"weights": weights, "activations": torch.cat(found)}
+
+
+def draw_ranges() -> Picture:
+    """The positive numbers that three formats can represent, on a logarithmic axis."""
+    figure, axes = canvas(2.5)
+    for row, dtype in enumerate(FORMATS.values()):
+        info = torch.finfo(dtype)
+        smallest = math.log10(info.smallest_normal)
+        finest, largest = smallest + math.log10(info.eps), math.log10(info.max)
+        axes.barh(row, largest - smallest, left=smallest, height=0.5, color=BLUE)
+        axes.barh(row, smallest - finest, left=finest, height=0.5, color=SKY)
+        axes.text(largest + 1, row, f"{-math.log10(info.eps):.1f} digits", va="center")
+    axes.axvspan(-9, -3, color=ORANGE, alpha=0.25, linewidth=0)
+    axes.text(-6, -0.72, "where gradients live", ha="center", va="center", fontsize=9)
+    axes.set(yticks=range(len(FORMATS)), yticklabels=list(FORMATS), xlim=(-47, 52),
+             xlabel="power of ten (light: subnormal numbers, with fewer digits)",
+             title="From the smallest to the largest number above zero", ylim=(2.5, -1.0))
+    axes.grid(False, axis="y")
+    half = torch.finfo(torch.float16)
+    return finish(figure, "float32 and bfloat16 have the same range, bfloat16 with 2.1 digits "
+                          f"instead of 6.9; float16 ends at {half.max:,.0f} and loses digits below "
+                          f"{half.smallest_normal:.0e}.")
+
+
+def draw_lost(gradients: dict[str, Tensor], exponents: Sequence[int] = SCALES) -> Picture:
+    """The share of gradients that float16 loses, by the loss scale."""
+    figure, axes = canvas(3.2)
+    texts = []
+    for (name, values), color in zip(gradients.items(), (BLUE, GREEN), strict=False):
+        shares = [lost(values, 2.0**exponent) for exponent in exponents]
+        axes.plot(exponents, [100 * s.zeros for s in shares], "o-", color=color, markersize=4,
+                  label=f"{name}: becomes 0")
+        axes.plot(exponents, [100 * s.infinite for s in shares], "x:", color=color, markersize=6,
+                  label=f"{name}: becomes infinite")
+        texts.append(f"{shares[0].zeros:.1%} of the {name}' gradients vanish without a scale")
+    axes.axvline(16, color=RED, linewidth=1)
+    axes.text(16.3, axes.get_ylim()[1] * 0.6, "GradScaler\nstarts here", color=RED, fontsize=9)
+    axes.set(xlabel="loss scale (power of 2)", ylabel="share of the gradients (%)",
+             title="What float16 loses of real gradients")
+    axes.legend(fontsize=8.5)
+    return finish(figure, "; ".join(texts) + ".")

@@ -1,0 +1,1 @@
+"""The model, part by part: what transformers copies along with an export."""
