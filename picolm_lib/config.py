@@ -45,6 +45,9 @@ class TrainConfig:
     """'bundled', one on the Hugging Face Hub, a folder, or 'bpe:4096' to train one on the data."""
     storybook_stories: int = 24_000
     """Number of stories to write when the data are the Storybook."""
+    data_tokens: int = 0
+    """Prepare only the first documents, of so many tokens, if there is a validation split (0: as
+    many as the run reads)."""
     max_tokens: int = 4_000_000
     """Train on exactly this many tokens (0: no limit). Another limit overrides the preset's."""
     max_steps: int = 0
@@ -103,9 +106,9 @@ class TrainConfig:
         for name in ("storybook_stories", "batch_size", "evals", "eval_tokens",
                      "checkpoint_minutes"):
             require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("max_tokens", "max_steps", "max_minutes", "micro_batch_size", "muon_lr",
-                     "adamw_lr", "vector_lr", "weight_decay", "grad_clip", "momentum_warmup",
-                     "seed"):
+        for name in ("data_tokens", "max_tokens", "max_steps", "max_minutes", "micro_batch_size",
+                     "muon_lr", "adamw_lr", "vector_lr", "weight_decay", "grad_clip",
+                     "momentum_warmup", "seed"):
             require(getattr(self, name) >= 0,
                     f"{name} must not be negative, it is {getattr(self, name)}")
         require(bool(self.max_tokens or self.max_steps or self.max_minutes),

@@ -29,6 +29,16 @@ from picolm_lib.config import PicoError
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
               errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOTEMPTY)
 ASSETS = Path(__file__).parent / "assets"
+CACHE_WAY_OUT = "set PICOLM_CACHE to a folder that can"
+
+
+def cache_folder() -> Path:
+    """Where token files are kept: $PICOLM_CACHE, or ~/.cache/picolm."""
+    try:
+        return Path(os.environ.get("PICOLM_CACHE") or "~/.cache/picolm").expanduser()
+    except RuntimeError:
+        raise PicoError("this user has no home folder for the cache; set PICOLM_CACHE to a folder."
+                        ) from None
 
 
 @contextmanager

@@ -44,6 +44,7 @@ from picolm_lib.train.checkpoint import (
 from picolm_lib.train.distributed import Processes, join_processes, local_device
 from picolm_lib.train.identity import check_folder
 from picolm_lib.train.metrics import truncate_metrics
+from picolm_lib.train.plan import tokens_to_prepare
 from picolm_lib.train.schedule import lr_factor
 from picolm_lib.train.signals import Interrupted
 from picolm_lib.train.trainer import Listener, Trainer
@@ -118,10 +119,13 @@ def _make_trainer(options: TrainOptions, config: RunConfig, argv: list[str], pro
                       seed=config.train.seed), flush=True)
     corpus = load_corpus(config.train.data, config.train.storybook_stories)
     print_notes(corpus, say)
+    size = (config.train.data_tokens if was
+            else tokens_to_prepare(config.model, config.train, corpus))
     tokenizer = (read_tokenizer(folder / "tokenizer") if was
-                 else saved_and_read(tokenizer_for(config.train.tokenizer, corpus)))
-    config = replace(config, model=_fit_vocabulary(config.model, tokenizer, argv))
-    files = tokenize_corpus(corpus, tokenizer, show_progress=processes.is_main)
+                 else saved_and_read(tokenizer_for(config.train.tokenizer, corpus, size)))
+    config = replace(config, model=_fit_vocabulary(config.model, tokenizer, argv),
+                     train=replace(config.train, data_tokens=size))
+    files = tokenize_corpus(corpus, tokenizer, show_progress=processes.is_main, data_tokens=size)
     trainer = Trainer(config.model, config.train, tokenizer, files, folder, listener=listener,
                       run_name=config.run)
     if was:

@@ -13,19 +13,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from picolm_lib.config import PicoError, TrainConfig
 from picolm_lib.data import hub
-from picolm_lib.data.columns import arrow_column, arrow_texts
+from picolm_lib.data.hub_dataset import find_dataset
 from picolm_lib.data.local import HINT, find_files
-from picolm_lib.data.readers import ROWS, kind_of
+from picolm_lib.data.readers import kind_of
 from picolm_lib.data.splits import SPLITS
 from picolm_lib.data.tokenizer import END_OF_TEXT
 from picolm_lib.storybook import story as storybook
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 # Documents. In a smaller corpus, one in a hundred would be too few to measure on.
 SMALL = 2_000
@@ -41,6 +37,9 @@ class Corpus:
     """Reads from the beginning at every call: ("train" or "validation", text)."""
     fingerprint: str
     """Changes whenever the documents may have changed."""
+    has_validation: bool = False
+    """Whether validation is a split of its own. Then its documents come first, so that whoever
+    wants only a part of the training documents can stop reading."""
     notes: tuple[str, ...] = ()
     """What is read, and what is left out and why: a line each."""
     skipped: Counter[str] = field(default_factory=Counter)
@@ -75,36 +74,19 @@ def load_corpus(data: str, stories: int = TrainConfig.storybook_stories) -> Corp
 
 
 def _from_hub(name: str) -> Corpus:
-    import datasets
-
-    datasets.disable_progress_bars()
-    # What is wrong, our own message says.
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    found: DatasetDict = hub.load(f"datasets/{name}", lambda: datasets.load_dataset(name),
-                                  lambda: hub.local_dataset(name), HINT)
-    names = {SPLITS[split]: split for split in reversed(found) if split in SPLITS}
+    found = find_dataset(name)
+    names = {SPLITS[split]: split for split in reversed(found.splits) if split in SPLITS}
     # A single split is all there is, unless its name says that it is for something else.
-    if len(found) == 1 and not names:
-        names = {"train": next(iter(found))}
+    if len(found.splits) == 1 and not names:
+        names = {"train": next(iter(found.splits))}
     if "train" not in names:
-        raise PicoError(f"{name!r} has no split 'train', only {', '.join(map(repr, found))}; "
-                        f"download the split to train on, and use {HINT}.")
-
-    def read(split: str) -> Iterator[str]:
-        table = found[split].select_columns(columns[split]).with_format("arrow")
-        try:
-            for rows in table.iter(ROWS):
-                yield from arrow_texts(rows.column(0))
-        # Arrow takes bytes for text until they are read.
-        except UnicodeDecodeError as error:
-            raise hub.problem(name, error, HINT) from error
-
+        raise PicoError(f"{name!r} has no split 'train', only "
+                        f"{', '.join(map(repr, found.splits))}; download the split to train on, "
+                        f"and use {HINT}.")
     used = {part: names[part] for part in ("train", "validation") if part in names}
-    columns = {split: arrow_column(found[split].features.arrow_schema, name)
-               for split in used.values()}
-    rest = [split for split in found if split not in used.values()]
-    return _corpus(name, {part: partial(read, split) for part, split in used.items()},
-                   _hash(*(found[split]._fingerprint for split in used.values())),
+    rest = [split for split in found.splits if split not in used.values()]
+    return _corpus(name, {part: partial(found.read, split) for part, split in used.items()},
+                   _hash(name, found.commit, used),
                    [f"left out: {', '.join(rest)} (other splits)"] if rest else ())
 
 
@@ -124,23 +106,23 @@ def _corpus(name: str, splits: Mapping[str, Callable[[], Iterator[str]]], finger
         skipped.clear()
         if len(splits) == 1:
             return _held_out(texts("train"), name)
-        return _without_overlap(texts, skipped)
+        return _validation_first(texts, skipped)
 
-    return Corpus(documents, fingerprint, tuple(notes), skipped)
+    return Corpus(documents, fingerprint, len(splits) > 1, tuple(notes), skipped)
 
 
-def _without_overlap(texts: Callable[[str], Iterator[str]], skipped: Counter[str],
-                     ) -> Iterator[tuple[str, str]]:
+def _validation_first(texts: Callable[[str], Iterator[str]], skipped: Counter[str],
+                      ) -> Iterator[tuple[str, str]]:
     """Both splits, without the training documents that are in the validation split, too."""
-    held = {_hash64(text) for text in texts("validation")}
-    skipped.clear()
+    held = set()
+    for text in texts("validation"):
+        held.add(_hash64(text))
+        yield "validation", text
     for text in texts("train"):
         if _hash64(text) in held:
             skipped["in the validation split, too"] += 1
         else:
             yield "train", text
-    for text in texts("validation"):
-        yield "validation", text
 
 
 def _held_out(documents: Iterator[str], name: str) -> Iterator[tuple[str, str]]:

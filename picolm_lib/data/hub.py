@@ -17,14 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 from picolm_lib.config import PicoError
 from picolm_lib.files import causes, first_line
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 # Seconds before the second, third and fourth attempt.
 PAUSES_S = (1.0, 2.0, 4.0)
@@ -77,21 +74,30 @@ def load(page: str, download: Callable[[], Loaded], local_copy: Callable[[], Loa
     from huggingface_hub.utils import logging
 
     name = page.split("/", 1)[1]
-    # No warning about every attempt.
-    with quiet(logging):
-        try:
-            # A Hub that never answers costs one time-out.
+    try:
+        # No warning about every attempt. A Hub that never answers costs one time-out.
+        with quiet(logging):
             _retry(lambda: _check_page(page), timeouts=False)
-        # The libraries raise a dozen kinds.
-        except Exception as unreachable:
-            try:
-                return local_copy()
-            except Exception:
-                raise problem(name, unreachable, hint) from unreachable
+    # The libraries raise a dozen kinds.
+    except Exception as unreachable:
         try:
+            return local_copy()
+        except Exception:
+            raise problem(name, unreachable, hint) from unreachable
+    return fetch(name, hint, download)
+
+
+def fetch(name: str, hint: str, download: Callable[[], Loaded]) -> Loaded:
+    """Downloads something, again where a fault may pass; arguments and errors as of `load`."""
+    from huggingface_hub.utils import logging
+
+    try:
+        with quiet(logging):
             return _retry(download)
-        except Exception as error:
-            raise problem(name, error, hint) from error
+    except PicoError:
+        raise
+    except Exception as error:
+        raise problem(name, error, hint) from error
 
 
 @contextmanager
@@ -133,14 +139,6 @@ def local_tokenizer(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, local_files_only=True))
-
-
-def local_dataset(name: str) -> DatasetDict:
-    """What `datasets.load_dataset` has downloaded and prepared before."""
-    from datasets.packaged_modules.cache.cache import Cache
-
-    return Cache(repo_id=name, dataset_name=name.split("/")[-1], version="auto",
-                 hash="auto").as_dataset()
 
 
 def problem(name: str, error: BaseException, hint: str) -> PicoError:

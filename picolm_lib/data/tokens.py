@@ -24,10 +24,11 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from picolm_lib.config import PicoError
-from picolm_lib.data.cache import CACHE_FORMAT, WAY_OUT, cache_folder, say_line
+from picolm_lib.data.cache import CACHE_FORMAT, say_line
 from picolm_lib.data.corpus import Corpus
 from picolm_lib.data.token_file import (
     PROGRESS,
+    TokenCounts,
     TokenFile,
     load_progress,
     open_token_files,
@@ -40,7 +41,7 @@ from picolm_lib.data.tokenizer import (
     fingerprint,
     plain,
 )
-from picolm_lib.files import disk_errors
+from picolm_lib.files import CACHE_WAY_OUT, cache_folder, disk_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,12 +57,15 @@ Encoded = dict[str, tuple[bytes, int, int]]
 
 def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
                     splits: tuple[str, ...] = ("train", "validation"),
-                    show_progress: bool = True) -> dict[str, TokenFile]:
+                    show_progress: bool = True, data_tokens: int = 0) -> dict[str, TokenFile]:
     """The token files of a corpus, from the cache or newly written.
 
     It continues where an interrupted call stopped, and writes damaged files again.
 
     Args:
+        data_tokens: stop reading after about so many training tokens, at least so many, if
+            validation is a split of its own (0: read all). If it is not, a part of the documents
+            would have another validation split.
         show_progress: whether to show progress, and say in a line what was found on the way.
 
     Returns:
@@ -79,15 +83,16 @@ def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
     # Where both splits are there, one alone would be a second copy.
     if "train" not in splits and os.path.exists(both):
         splits = ("train", "validation")
-    folder = cache_folder() / "-".join((key, *splits))
+    most = data_tokens if "train" in splits and corpus.has_validation else 0
+    folder = cache_folder() / "-".join((key, *splits, *([str(most)] if most else [])))
     files = open_token_files(folder)
     if files is None:
-        with disk_errors(folder, WAY_OUT):
+        with disk_errors(folder, CACHE_WAY_OUT):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "lock"):
                 # Another process may have written them meanwhile.
                 if open_token_files(folder) is None:
-                    _write(folder, corpus, tokenizer, splits, show_progress)
+                    _write(folder, corpus, tokenizer, splits, most, show_progress)
         files = open_token_files(folder)
     if files is None:
         raise PicoError(f"the token files in {str(folder)!r} are not what was written to them; "
@@ -100,7 +105,7 @@ def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
 
 
 def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
-           splits: tuple[str, ...], show_progress: bool) -> None:
+           splits: tuple[str, ...], most: int, show_progress: bool) -> None:
     """Reads and writes in this thread, encodes in two others.
 
     The tokenizer has threads of its own, outside Python's global lock, that use all processor
@@ -116,8 +121,9 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
     # Its settings must not change while threads read them.
     plain(tokenizer)
     with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(desc="tokens", unit=" documents", initial=done, delay=1.0,
-                                       unit_scale=True, disable=not show_progress))
+        bar = stack.enter_context(tqdm(desc="tokenizing", unit="tok", unit_scale=True, delay=1.0,
+                                       initial=_tokens(counts), total=most or None,
+                                       disable=not show_progress))
         streams = {name: stack.enter_context(open(folder / f"{name}.bin", "ab"))
                    for name in counts}
         for name, stream in streams.items():
@@ -127,13 +133,15 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
         blocks = _blocks(islice(corpus.documents(), done, None))
         jobs = (pool.submit(_encode, tokenizer, block, splits) for block in blocks)
         for job in _prefetch(jobs):
+            if most and counts["train"].tokens >= most:
+                break
             encoded, documents, has_mark = job.result()
             for name, (ids, documents_of_split, text_bytes) in encoded.items():
                 _append(streams[name], ids)
                 counts[name].add(ids, documents_of_split, text_bytes)
             done, marked = done + documents, marked or has_mark
             save_counts(progress, counts, done)
-            bar.update(documents)
+            bar.update(_tokens(counts) - bar.n)
         for name, stream in streams.items():
             end = np.array([tokenizer.eos_token_id], dtype="<u2").tobytes()
             _append(stream, end)
@@ -148,6 +156,11 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
     if changed := changed_text(tokenizer, islice(corpus.split(splits[0]), 100)):
         say("the tokenizer does not keep texts as they are, so bits per byte look better than they "
             f"are: {changed[0]!r} becomes {changed[1]!r}")
+
+
+def _tokens(counts: dict[str, TokenCounts]) -> int:
+    """What the progress bar counts: training tokens, where there are any to count."""
+    return counts["train" if "train" in counts else next(iter(counts))].tokens
 
 
 def _blocks(documents: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +41,8 @@ class Hub(ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.log: list[str] = []
         """Every request and how it ended: "GET /api/models/me/mine 200"."""
+        self.sent = Counter[str]()
+        """Bytes of content, by the file's path in its repository."""
         self.faults: list[tuple[str, Iterator[str]]] = []
         self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -137,7 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:len(body) // 2] if self.fault == "drop" else body)
+            body = body[:len(body) // 2] if self.fault == "drop" else body
+            self.server.sent[self.asked.rpartition(f"/resolve/{COMMIT}/")[2]] += len(body)
+            self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -13,6 +13,8 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 
+from huggingface_hub import constants
+
 from picolm_lib.commands.main import run_command
 from picolm_lib.commands.train import train_command
 from picolm_lib.config import PicoError
@@ -52,6 +54,8 @@ def train(*words: str) -> int:
 
 
 if __name__ == "__main__":
+    # A file of some kilobytes arrives in many parts, as one of 250 MB does.
+    constants.DOWNLOAD_CHUNK_SIZE = 1_000
     # As many attempts as usual, ours and the libraries', without the waiting.
     time.sleep = lambda _, sleep=time.sleep: sleep(0.01)
     for job, *words in json.loads(sys.argv[1]):

@@ -6,6 +6,7 @@ passed. A fault that lasts gives one line. A partial download is never used.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import ROOT, STORIES, bpe
@@ -24,6 +27,7 @@ from safetensors.torch import load_file
 from tables import write_texts
 
 from picolm_lib.config import SMOLLM, TINYSTORIES
+from picolm_lib.data.tokenizer import load_tokenizer
 from picolm_lib.export import export
 from picolm_lib.sampling import SampleConfig, stream_text
 from picolm_lib.train.checkpoint import load_run
@@ -93,6 +97,11 @@ def train(**options: object) -> tuple[str, ...]:
     """The job of a short run."""
     return ("train", "--preset=smoke", "--max-steps=2", "--device=cpu",
             *(f"--{name}={value}" for name, value in options.items()))
+
+
+def saved_config(run: Path) -> dict[str, Any]:
+    """The training's options in a run's folder."""
+    return json.loads((run / "config.json").read_text())["train"]
 
 
 NOBODYS = "somebody/Nothing"
@@ -210,18 +219,76 @@ def test_no_split_is_used_twice_and_others_are_named(hub, visit, shelf, tmp_path
 
 
 def test_a_partial_download_is_never_used(hub, visit, expected):
-    hub.fail("GET /*validation-*", repeat("503"))
+    hub.fail("GET /*train-*", repeat("503"))
     hub.fail("* */tokenizer_config.json", repeat("403"))
     refused = [outcome for outcome, _, _ in visit(*BOTH)]
     assert "HTTP 503" in refused[0] and "not open to you" in refused[1], refused
-    assert hub.asked("GET /*train-* 200") and hub.asked("GET */config.json 200")
-    hub.faults.clear()
-    # Both ask four times; meanwhile only the caches are left.
-    hub.fail("HEAD /api/*", repeat("503", 8))
-    *refused, data, tokenizer = [outcome for outcome, _, _ in visit(*BOTH, *BOTH)]
+    assert hub.asked("GET /*validation-* 200") and hub.asked("GET */config.json 200")
+    hub.fail("*", repeat("503"))
+    refused = [outcome for outcome, _, _ in visit(*BOTH)]
     assert all("no local copy" in outcome for outcome in refused), refused
+    hub.faults.clear()
+    data, tokenizer = [outcome for outcome, _, _ in visit(*BOTH)]
     assert (data, tokenizer) == (expected["data"], expected["tokenizer"])
-    assert hub.asked("GET /*train-*") == 1, "what was complete is not fetched again"
+    assert hub.asked("GET /*validation-* 200") == 1, "what was complete is not fetched again"
+
+
+@pytest.fixture
+def tinystories(hub, tmp_path) -> Path:
+    """The layout of roneneldan/TinyStories: four parts, a hash in each name, and other files."""
+    folder = tmp_path / "TinyStories"
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("---\nlicense: cdla-sharing-1.0\n---\n")
+    for name in ("TinyStories-train.txt", "TinyStories-valid.txt", "TinyStoriesV2-GPT4-train.txt"):
+        (folder / name).write_text("Nobody reads this.\n" * 10_000)
+    for part in range(4):
+        # Larger than what is read ahead.
+        texts = [f"{text} Then part {part} ended with story {n}."
+                 for n in range(1_500) for text in STORIES]
+        write_texts(folder / f"data/train-0000{part}-of-00004-2d5a1467fff1081b.parquet", texts)
+    write_texts(folder / "data/validation-00000-of-00001-869c898b519ad725.parquet", STORIES)
+    hub.repositories[f"datasets/{TINYSTORIES}"] = folder
+    return folder
+
+
+def test_a_run_downloads_and_prepares_only_what_it_reads(hub, visit, tinystories, tmp_path):
+    """Also when the connection breaks in the middle of a part: only the rest is asked for."""
+    first, second, *_ = sorted(tinystories.glob("data/train-*"))
+    name, size = str(first.relative_to(tinystories)), first.stat().st_size
+    hub.fail("GET /*train-00000*", ["drop"])
+    short = train(run="short", data=TINYSTORIES)
+    tokenizer = load_tokenizer()
+    whole = [id for ids in tokenizer(pq.read_table(first)["text"].to_pylist())["input_ids"]
+             for id in (tokenizer.eos_token_id, *ids)]
+    said = visit(short, (*short, "--resume"))
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert hub.asked(f"GET /*{name} 206") == 1 and hub.sent[name] < 1.1 * size, hub.log
+    validation = "data/validation-00000-of-00001-869c898b519ad725.parquet"
+    assert {path for path in hub.sent if path.endswith((".parquet", ".txt"))} == {name, validation}
+    # Two steps of 8 * 64 tokens, and one more step, rounded up to one digit.
+    assert saved_config(tmp_path / "short")["data_tokens"] == 2_000
+    [files] = (tmp_path / "cache").glob("*-train-validation-2000")
+    there = np.fromfile(files / "train.bin", dtype="<u2")
+    assert 2_000 <= len(there) < len(whole) and there[:-1].tolist() == whole[:len(there) - 1]
+    # A run that needs more goes on to the next part. One in minutes measures its speed first.
+    options = {"data-tokens": len(whole) + 1_000}
+    timed = [word for word in train(run="timed", data=TINYSTORIES) if "steps" not in word]
+    said = visit(train(run="long", data=TINYSTORIES, **options), (*timed, "--max-minutes=0.02"))
+    assert [code for code, _, _ in said] == [0, 0], said
+    assert {path for path in hub.sent if path.endswith(".parquet")} == {
+        name, str(second.relative_to(tinystories)), validation}
+    # It may have become faster or slower meanwhile, but not tenfold.
+    trained = json.loads((tmp_path / "timed" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 0 < trained["tokens"] < 10 * saved_config(tmp_path / "timed")["data_tokens"]
+
+
+def test_a_format_that_only_datasets_knows_is_read_by_it(hub, visit, tmp_path):
+    (tmp_path / "Table").mkdir()
+    with (tmp_path / "Table" / "train.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("number", "text"), *enumerate(STORIES)])
+    hub.repositories["datasets/somebody/Table"] = tmp_path / "Table"
+    outcome = visit(("data", "somebody/Table"))[0][0]
+    assert sorted(outcome["train"] + outcome["validation"]) == sorted(STORIES)
 
 
 def test_an_exported_model_loads_by_its_name_where_this_package_is_not(hub, python, tmp_path):
