@@ -16,7 +16,7 @@ LM_EVAL_READY := $(LM_EVAL)/.ready
 
 .PHONY: train test test-browser test-faults test-solved \
   test-lowest test-colab test-lm-eval unit notebook-tests lint types \
-  notebooks course slug assets clean
+  notebooks course slug assets tokenizer clean
 
 train: $(READY)
 	@$(BIN)/python run_train.py --preset nano --resume
@@ -101,6 +101,13 @@ types: $(READY)
 # The bundled tokenizer and nano model. Takes about ten minutes.
 assets: $(READY)
 	$(BIN)/picolm bundle
+
+# The bundled tokenizer of 8,192 tokens, from a sample of TinyStories: make tokenizer DATA=folder
+TINYSTORIES_8K := picolm_lib/assets/tinystories-8k
+tokenizer: $(READY)
+	@test -n "$(DATA)" || { echo "error: name the stories: make tokenizer DATA=folder"; exit 2; }
+	rm -rf $(TINYSTORIES_8K)
+	$(BIN)/picolm tokenizer --data $(DATA) --vocab-size 8192 --out $(TINYSTORIES_8K)
 
 $(READY): pyproject.toml requirements.txt tests/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

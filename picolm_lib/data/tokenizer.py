@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+# Those that come with the package: of 2,048 tokens for the Storybook, of 8,192 for TinyStories.
 BUNDLED = ASSETS / "nano" / "tokenizer"
+BUNDLED_8K = ASSETS / "tinystories-8k"
 PAD = "<|pad|>"
 # Ids 0 to 5 of every tokenizer that is trained here: what ends a document, what fills up a batch,
 # what begins and ends a turn of a conversation (as in the SmolLM family), and what stands around
@@ -44,13 +46,13 @@ def load_tokenizer(name: str = "bundled") -> PreTrainedTokenizerFast:
     """A tokenizer with an end-of-text token.
 
     Args:
-        name: "bundled", a local folder, or an id on the Hugging Face Hub.
+        name: "bundled", "bundled-8k", a local folder, or an id on the Hugging Face Hub.
 
     Raises:
         PicoError: it is not there, the Hub cannot be reached, or it cannot be used.
     """
-    if name == "bundled":
-        return read_tokenizer(BUNDLED)
+    if name in ("bundled", "bundled-8k"):
+        return read_tokenizer(BUNDLED if name == "bundled" else BUNDLED_8K)
     hint = "--tokenizer bundled or a local folder"
     return read_tokenizer(hub.local_path(name, hint) or hub.load(
         f"models/{name}", lambda: hub.download_tokenizer(name), lambda: hub.local_tokenizer(name),

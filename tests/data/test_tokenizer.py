@@ -7,8 +7,9 @@ import re
 from collections import Counter
 
 import pytest
-from helpers import STORIES, bpe, refused
+from helpers import SHARED, STORIES, bpe, refused
 
+from picolm_lib.data.corpus import load_corpus
 from picolm_lib.data.tokenizer import (
     END_OF_TEXT,
     MIN_VOCAB_SIZE,
@@ -22,10 +23,11 @@ from picolm_lib.data.tokenizer import (
 TEXTS = ["Once upon a time.", "  two  spaces \t tabs ", "line\r\nline\n\n\nline\r", "1234567890",
          "\x00\x01\x1f\x7f\u200b\ufeff", "😀 👩‍👩‍👧 🇫🇷", "Ünïcödé", "Жила-была",
          "从前有座山", "こんにちは", "مرحبا", "नमस्ते", "\U0001d54f", "Ġ Ċ â", "", " "]
-both = pytest.mark.parametrize("tokenizer", [bpe(), load_tokenizer()], ids=["trained", "bundled"])
+every = pytest.mark.parametrize("tokenizer", [bpe(), load_tokenizer(), load_tokenizer("bundled-8k")],
+                                ids=["trained", "bundled", "bundled-8k"])
 
 
-@both
+@every
 def test_any_text_is_written_as_the_tokenizer_itself_does_and_comes_back(tokenizer):
     texts = TEXTS + STORIES
     for text, ids in zip(texts, encode(tokenizer, texts), strict=True):
@@ -33,7 +35,7 @@ def test_any_text_is_written_as_the_tokenizer_itself_does_and_comes_back(tokeniz
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-@both
+@every
 def test_the_end_of_text_is_one_token_that_no_other_text_makes(tokenizer):
     assert tokenizer.eos_token == END_OF_TEXT
     assert tokenizer(END_OF_TEXT)["input_ids"] == [tokenizer.eos_token_id]
@@ -43,13 +45,22 @@ def test_the_end_of_text_is_one_token_that_no_other_text_makes(tokenizer):
         assert decode(tokenizer, ids, skip_special_tokens=False) == text
 
 
-@both
+@every
 def test_the_special_tokens_are_there_before_anybody_needs_them(tokenizer):
     names = ["<|endoftext|>", "<|pad|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
     assert tokenizer.convert_tokens_to_ids(names) == [0, 1, 2, 3, 4, 5]
     assert set(tokenizer.all_special_tokens) == set(names)
     assert tokenizer.pad_token == "<|pad|>" != tokenizer.eos_token
     assert tokenizer.decode([0, 1, 2, 3, 4, 5], skip_special_tokens=True) == ""
+
+
+def test_the_bundled_ones_are_what_their_commands_make():
+    assert len(load_tokenizer()) == 2_048
+    if not SHARED.exists():
+        pytest.skip("needs ../shared/data")
+    stories = load_corpus(str(SHARED / "tinystories"))
+    made, there = train_bpe(stories.split("train"), 8_192), load_tokenizer("bundled-8k")
+    assert made.get_vocab() == there.get_vocab() and fingerprint(made) == fingerprint(there)
 
 
 def naive_merges(words: Counter[str], number: int) -> list[tuple[str, str]]:
