@@ -36,14 +36,15 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python",
             "pygments_lexer": "ipython3", "codemirror_mode": {"name": "ipython", "version": 3}}
 SETUP = '''\
+import os
 import sys
 
-if "google.colab" in sys.modules:
+if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
     %pip install -q git+https://github.com/{slug}
 
 from picolm_lib.course.start import start
 
-start(seed=0)'''
+start(seed=0{more})'''
 ADDRESS = re.compile(r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\")\s`]|$)")
 
 
@@ -57,6 +58,13 @@ def badge(stem: str) -> str:
     """The button that opens a notebook in Colab."""
     return ("[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
             f"(https://colab.research.google.com/github/{slug()}/blob/main/notebooks/{stem}.ipynb)")
+
+
+def kaggle(stem: str) -> str:
+    """The button that opens a notebook in Kaggle."""
+    return ("[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+            "(https://kaggle.com/kernels/welcome?src="
+            f"https://github.com/{slug()}/blob/main/notebooks/{stem}.ipynb)")
 
 
 def title(source: Path) -> str:
@@ -78,7 +86,10 @@ def neighbors(source: Path) -> str:
 
 
 def render(source: Path) -> NotebookNode:
-    """The notebook without outputs; `{badge}`, `{neighbors}` and the set-up cell are filled in."""
+    """The notebook without outputs; badges, `{neighbors}` and the set-up cell are filled in.
+
+    A set-up cell with the tag "gpu" makes a notebook that opens on a GPU.
+    """
     notebook = jupytext.read(source, fmt="py:percent")
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python",
                                         "name": "python3"},
@@ -87,11 +98,17 @@ def render(source: Path) -> NotebookNode:
         cell.id = f"cell-{number:03d}"
         # Jupytext's note on blank lines in the source.
         cell.metadata.pop("lines_to_next_cell", None)
-        if "setup" in cell.metadata.get("tags", []):
-            cell.source = SETUP.format(slug=slug())
+        tags = cell.metadata.get("tags", [])
+        if "setup" in tags:
+            wants_gpu = "gpu" in tags
+            cell.source = SETUP.format(slug=slug(), more=", wants_gpu=True" if wants_gpu else "")
+            if wants_gpu:
+                # What Colab's badge opens.
+                notebook.metadata |= {"accelerator": "GPU", "colab": {"gpuType": "T4"}}
         elif cell.cell_type == "markdown":
-            cell.source = cell.source.replace("{badge}", badge(source.stem)).replace(
-                "{neighbors}", neighbors(source))
+            for name, text in (("badge", badge(source.stem)), ("kaggle", kaggle(source.stem)),
+                               ("neighbors", neighbors(source))):
+                cell.source = cell.source.replace(f"{{{name}}}", text)
     return notebook
 
 

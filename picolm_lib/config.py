@@ -42,8 +42,8 @@ class TrainConfig:
     data: str = "storybook"
     """'storybook', a dataset on the Hugging Face Hub, or a file or folder of texts or tables."""
     tokenizer: str = "bundled"
-    """'bundled' (2,048 tokens, for the Storybook), 'bundled-8k' (8,192, for TinyStories), one on the
-    Hugging Face Hub, a folder, or 'bpe:4096' to train one on the data."""
+    """'bundled' (2,048 tokens, for the Storybook), 'bundled8k' (8,192, for TinyStories), one on
+    the Hugging Face Hub, a folder, or 'bpe:4096' to train one on the data."""
     storybook_stories: int = 24_000
     """Number of stories to write when the data are the Storybook."""
     data_tokens: int = 0
@@ -195,7 +195,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "pico8k": Preset(
         PicoConfig(vocab_size=8_192),
-        TrainConfig(data=TINYSTORIES, tokenizer="bundled-8k", max_tokens=ORIGINAL_TOKENS,
+        TrainConfig(data=TINYSTORIES, tokenizer="bundled8k", max_tokens=ORIGINAL_TOKENS,
                     batch_size=32),
     ),
     "planned": Preset(

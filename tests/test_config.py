@@ -29,7 +29,7 @@ def test_presets_train_on_the_designs_data():
     sources = {name: (p.train.data, p.train.tokenizer) for name, p in PRESETS.items()}
     assert sources["smoke"] == sources["nano"] == ("storybook", "bundled")
     assert sources["pico"] == ("roneneldan/TinyStories", "HuggingFaceTB/SmolLM-135M")
-    assert sources["pico8k"] == ("roneneldan/TinyStories", "bundled-8k")
+    assert sources["pico8k"] == ("roneneldan/TinyStories", "bundled8k")
 
 
 def test_pico_trains_on_the_original_projects_tokens():

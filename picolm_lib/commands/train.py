@@ -15,6 +15,7 @@ import tyro
 
 from picolm_lib.commands.estimate import print_estimate
 from picolm_lib.commands.parse import explicitly_set, override_limits, parse, preset_of
+from picolm_lib.commands.plan import tokens_to_prepare
 from picolm_lib.commands.printing import print_meter, print_notes, print_scores, print_story
 from picolm_lib.config import (
     DEFAULT_PRESET,
@@ -44,7 +45,6 @@ from picolm_lib.train.checkpoint import (
 from picolm_lib.train.distributed import Processes, join_processes, local_device
 from picolm_lib.train.identity import check_folder
 from picolm_lib.train.metrics import truncate_metrics
-from picolm_lib.train.plan import tokens_to_prepare
 from picolm_lib.train.schedule import lr_factor
 from picolm_lib.train.signals import Interrupted
 from picolm_lib.train.trainer import Listener, Trainer

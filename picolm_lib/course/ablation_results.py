@@ -79,6 +79,22 @@ def draw(regime: str = "cpu", *notebooks: str, title: str = "One thing changed a
                      f"Differences from the default in bits per byte, with 95% intervals. {text}.")
 
 
+def draw_regimes() -> Picture:
+    """The changes that were measured in both regimes, one below the other."""
+    once, often = effects("cpu"), effects("repeated")
+    points = {}
+    for after in often:
+        name = after.name.partition(", rate")[0]
+        before = next(e for e in once if e.name.partition(", rate")[0] == name)
+        points[f"{name}: seen once"] = (before.difference, before.half_width)
+        points[f"{name}: seen four times"] = (after.difference, after.half_width)
+    text = "; ".join(f"{name}: {middle:+.4f} ± {half:.4f}"
+                     for name, (middle, half) in points.items())
+    return intervals(points, "bits per byte against the default (right: the default is better)",
+                     "The same change, with much and with little text",
+                     f"Differences from the default in bits per byte, with 95% intervals. {text}.")
+
+
 def table(regime: str = "cpu", *notebooks: str) -> Markdown:
     """The effects as a table."""
     return Markdown(markdown(effects(regime, *notebooks)))

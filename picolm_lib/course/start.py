@@ -7,29 +7,42 @@ import os
 from collections.abc import Callable
 
 import torch
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown, display
 
 from picolm_lib.config import PRESETS, PicoError
 from picolm_lib.device import choose_precision, device_report
 
 
-def preset_name() -> str:
-    """The preset that fits this machine: $PICOLM_PRESET, else "pico" on a GPU and "nano" on a CPU.
+def preset_name(on_gpu: str = "pico") -> str:
+    """The preset that fits this machine: $PICOLM_PRESET, else `on_gpu`, or "nano" on a CPU.
 
     Raises:
         PicoError: $PICOLM_PRESET is not the name of a preset.
     """
     name = os.environ.get("PICOLM_PRESET") or (
-        "pico" if choose_precision().device.type == "cuda" else "nano")
+        on_gpu if choose_precision().device.type == "cuda" else "nano")
     if name not in PRESETS:
         raise PicoError(f"PICOLM_PRESET is {name!r}; choose one of {', '.join(PRESETS)}.")
     return name
 
 
-def start(seed: int = 0) -> None:
-    """Seeds PyTorch and prints a table of versions, device, dtype, seed and preset."""
+def start(seed: int = 0, wants_gpu: bool = False) -> None:
+    """Seeds PyTorch and prints a table of versions, device, dtype, seed and preset.
+
+    Args:
+        wants_gpu: whether to say loudly where there is no GPU, and what to do.
+    """
     torch.manual_seed(seed)
     print(device_report(seed=seed, preset=preset_name()))
+    if wants_gpu and choose_precision().device.type != "cuda":
+        display(HTML(NO_GPU))
+
+
+NO_GPU = """<div style="border: 3px solid #D55E00; padding: 0.6em 1em; font-size: 110%">
+<b>There is no GPU here.</b> In Colab: menu <b>Runtime</b>, <b>Change runtime type</b>, choose
+<b>T4 GPU</b>, <b>Save</b>, then <b>Runtime</b>, <b>Run all</b>.<br>
+Without one, this notebook works, too: it trains the small model <code>nano</code> on the Storybook
+for about a minute, in place of <code>pico</code> on TinyStories for sixteen.</div>"""
 
 
 def show_source(*things: Callable) -> Markdown:

@@ -46,12 +46,12 @@ def load_tokenizer(name: str = "bundled") -> PreTrainedTokenizerFast:
     """A tokenizer with an end-of-text token.
 
     Args:
-        name: "bundled", "bundled-8k", a local folder, or an id on the Hugging Face Hub.
+        name: "bundled", "bundled8k", a local folder, or an id on the Hugging Face Hub.
 
     Raises:
         PicoError: it is not there, the Hub cannot be reached, or it cannot be used.
     """
-    if name in ("bundled", "bundled-8k"):
+    if name in ("bundled", "bundled8k"):
         return read_tokenizer(BUNDLED if name == "bundled" else BUNDLED_8K)
     hint = "--tokenizer bundled or a local folder"
     return read_tokenizer(hub.local_path(name, hint) or hub.load(

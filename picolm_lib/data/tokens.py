@@ -78,13 +78,12 @@ def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
     if len(tokenizer) > MAX_VOCAB_SIZE:
         raise PicoError(f"token files are uint16, so a vocabulary has at most {MAX_VOCAB_SIZE:,} "
                         f"tokens; this one has {len(tokenizer):,}.")
-    key = f"{corpus.fingerprint}-{fingerprint(tokenizer)}-v{CACHE_FORMAT}"
-    both = cache_folder() / f"{key}-train-validation/counts.json"
     # Where both splits are there, one alone would be a second copy.
-    if "train" not in splits and os.path.exists(both):
+    both = token_folder(corpus, tokenizer)
+    if "train" not in splits and os.path.exists(both / "counts.json"):
         splits = ("train", "validation")
     most = data_tokens if "train" in splits and corpus.has_validation else 0
-    folder = cache_folder() / "-".join((key, *splits, *([str(most)] if most else [])))
+    folder = token_folder(corpus, tokenizer, splits, most)
     files = open_token_files(folder)
     if files is None:
         with disk_errors(folder, CACHE_WAY_OUT):
@@ -102,6 +101,14 @@ def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
             raise PicoError(f"the split {name!r} of the data is empty; add documents to it, or "
                             "others than those that are there.")
     return files
+
+
+def token_folder(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
+                 splits: tuple[str, ...] = ("train", "validation"), data_tokens: int = 0) -> Path:
+    """The folder in the cache where `tokenize_corpus` keeps such token files."""
+    limit = [str(data_tokens)] if data_tokens and corpus.has_validation else []
+    key = f"{corpus.fingerprint}-{fingerprint(tokenizer)}-v{CACHE_FORMAT}"
+    return cache_folder() / "-".join((key, *splits, *limit))
 
 
 def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,

@@ -14,6 +14,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 class PicoError(Exception):
     """A mistake that the user can fix. Its text is one line: what is wrong, and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [f"error: {self}"]
+
 
 def require(holds: bool, message: str) -> None:
     """Raises a PicoError with this message, unless the condition holds."""

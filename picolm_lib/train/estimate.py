@@ -80,10 +80,12 @@ class MemoryEstimate:
     Args:
         config: the model.
         dtype: of the matrix products.
+        loss: of a model, tokens and targets.
     """
 
-    def __init__(self, config: PicoConfig, dtype: torch.dtype = torch.bfloat16) -> None:
-        self.config, self.dtype = config, dtype
+    def __init__(self, config: PicoConfig, dtype: torch.dtype = torch.bfloat16,
+                 loss: Callable[[PicoLM, Tensor, Tensor], Tensor] = PicoLM.loss) -> None:
+        self.config, self.dtype, self.loss = config, dtype, loss
         with torch.device("meta"):
             self.model = PicoLM(config)
         self.parameters = count_parameters(self.model)
@@ -127,7 +129,7 @@ class MemoryEstimate:
         if sequences not in self._passes:
             with FakeTensorMode(), kernels_of_a_gpu():
                 self._passes[sequences] = count_pass(_without_content(self.model), sequences,
-                                                     self.dtype)
+                                                     self.dtype, self.loss)
         return self._passes[sequences]
 
     def memory(self, gpus: int, sharded: bool, sequences: int) -> Memory:
@@ -163,7 +165,8 @@ class MemoryEstimate:
         return sequences
 
 
-def count_pass(model: PicoLM, sequences: int, dtype: torch.dtype) -> Pass:
+def count_pass(model: PicoLM, sequences: int, dtype: torch.dtype,
+               loss: Callable[[PicoLM, Tensor, Tensor], Tensor] = PicoLM.loss) -> Pass:
     """Runs one pass of a model that has gradients already, as from an earlier micro-batch.
 
     Args:
@@ -184,11 +187,11 @@ def count_pass(model: PicoLM, sequences: int, dtype: torch.dtype) -> Pass:
     with AllocationTracker() as tracker:
         with (torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
               torch.autocast("cpu", dtype, enabled=dtype != torch.float32)):
-            loss = model.loss(tokens, tokens)
+            value = loss(model, tokens, tokens)
         kept = sum(storage.nbytes() for storage in saved.values())
         saved.clear()
         forward, tracker.peak = tracker.peak, tracker.now
-        loss.backward()
+        value.backward()
     return Pass(kept, forward, tracker.peak)
 
 

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from picolm_lib.evaluate import Scores
 from picolm_lib.files import atomic_write, atomic_write_text, disk_errors
 from picolm_lib.train.budget import Progress
+from picolm_lib.train.signals import stop_afterward
 
 
 def mfu(tokens_per_second: float, flops_per_token: float, peak_tflops: float | None,
@@ -114,6 +116,7 @@ def truncate_metrics(folder: Path, step: int, finished: bool = False) -> None:
     atomic_write_text(folder / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
 
 
+@stop_afterward()
 def plot_loss(folder: Path) -> Path:
     """Plots loss.png from metrics.jsonl: training and validation loss against tokens."""
     from matplotlib.figure import Figure
@@ -144,10 +147,18 @@ def plot_loss(folder: Path) -> Path:
     return path
 
 
-def smooth(values: list[float], decay: float = 0.95) -> list[float]:
-    """Exponential moving average, corrected for its start at zero (as in Adam)."""
-    average, smoothed = 0.0, []
-    for count, value in enumerate(values, start=1):
-        average = decay * average + (1 - decay) * value
-        smoothed.append(average / (1 - decay**count))
+def smooth(values: list[float], half_width: int = 0) -> list[float]:
+    """Mean of each value and its neighbors on both sides, fewer near the ends.
+
+    A mean of the values before, as an exponential one, would lag behind a curve that falls: it
+    would lie above all of its points.
+
+    Args:
+        half_width: neighbors on each side (0: one in fifty).
+    """
+    half_width = half_width or max(len(values) // 50, 1)
+    sums, smoothed = [0.0, *accumulate(values)], []
+    for place in range(len(values)):
+        width = min(half_width, place, len(values) - 1 - place)
+        smoothed.append((sums[place + width + 1] - sums[place - width]) / (2 * width + 1))
     return smoothed

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,19 +48,37 @@ def stop_requests() -> Iterator[list[int]]:
 
 
 @contextmanager
+def stop_afterward() -> Iterator[None]:
+    """Puts a stop off until a short piece of work is done, in a library that could not bear it."""
+    with stop_requests() as stop:
+        yield
+    if stop:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def terminable() -> Iterator[None]:
     """SIGTERM raises KeyboardInterrupt, too, so that a command can say what happens to its work.
 
-    In a thread nothing changes.
+    Python drops an exception that is raised while an object is finalized, and prints a traceback;
+    such a signal is sent again. In a thread nothing changes.
     """
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if isinstance(what.exc_value, KeyboardInterrupt):
+            threading.Timer(0.01, _thread.interrupt_main, [signal.SIGTERM]).start()
+        else:
+            report(what)
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before, report = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = report
         signal.signal(signal.SIGTERM, before)

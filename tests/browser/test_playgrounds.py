@@ -37,6 +37,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def page(name: str, lab: str, browser: Browser, screenshots: Path) -> Page:
     """A notebook after "Run All Cells"."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(120_000)
     open_notebook(page, lab, name)
     counts = run_all(page)
     page.screenshot(path=screenshots / f"{name}.png")

@@ -23,8 +23,9 @@ from picolm_lib.data.tokenizer import (
 TEXTS = ["Once upon a time.", "  two  spaces \t tabs ", "line\r\nline\n\n\nline\r", "1234567890",
          "\x00\x01\x1f\x7f\u200b\ufeff", "😀 👩‍👩‍👧 🇫🇷", "Ünïcödé", "Жила-была",
          "从前有座山", "こんにちは", "مرحبا", "नमस्ते", "\U0001d54f", "Ġ Ċ â", "", " "]
-every = pytest.mark.parametrize("tokenizer", [bpe(), load_tokenizer(), load_tokenizer("bundled-8k")],
-                                ids=["trained", "bundled", "bundled-8k"])
+every = pytest.mark.parametrize(
+    "tokenizer", [bpe(), load_tokenizer(), load_tokenizer("bundled8k")],
+    ids=["trained", "bundled", "bundled8k"])
 
 
 @every
@@ -59,7 +60,7 @@ def test_the_bundled_ones_are_what_their_commands_make():
     if not SHARED.exists():
         pytest.skip("needs ../shared/data")
     stories = load_corpus(str(SHARED / "tinystories"))
-    made, there = train_bpe(stories.split("train"), 8_192), load_tokenizer("bundled-8k")
+    made, there = train_bpe(stories.split("train"), 8_192), load_tokenizer("bundled8k")
     assert made.get_vocab() == there.get_vocab() and fingerprint(made) == fingerprint(there)
 
 

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,8 +49,10 @@ class Run:
         return self.process.exitcode
 
     def signal(self, number: int) -> None:
-        if self.process.is_alive():
-            os.kill(self.process.pid, number)
+        # It may have ended, and its number be free.
+        with suppress(ProcessLookupError):
+            if self.process.is_alive():
+                os.kill(self.process.pid, number)
 
     @property
     def said(self) -> str:

@@ -6,11 +6,15 @@ import time
 from dataclasses import dataclass
 
 import torch
+from IPython.display import Markdown
 
-from picolm_lib.config import PicoConfig
+from picolm_lib.config import PRESETS, PicoConfig, TrainConfig
 from picolm_lib.course.plots import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, Picture, canvas, finish
-from picolm_lib.model.picolm import PicoLM
-from picolm_lib.train.muon import parameter_groups
+from picolm_lib.course.training.memory import peak_bytes
+from picolm_lib.device import GPU_PEAK_TFLOPS
+from picolm_lib.model.picolm import PicoLM, flops_per_token
+from picolm_lib.train.estimate import MemoryEstimate
+from picolm_lib.train.muon import MuonAdamW, parameter_groups
 from picolm_lib.train.trainer import Trainer
 
 COLORS = (BLUE, SKY, GREEN, ORANGE, RED, PURPLE)
@@ -39,6 +43,56 @@ def state_bytes(config: PicoConfig) -> dict[str, int]:
     both = sum(count.values())
     return {"weights": 4 * both, "gradients": 4 * both, "Muon's momentum": 4 * count["muon"],
             "AdamW's two averages": 8 * count["adamw"]}
+
+
+def muon_flops(config: PicoConfig, iterations: int = 5) -> int:
+    """FLOPs of Newton-Schulz in one optimizer step, whatever the batch.
+
+    An iteration multiplies X X^T, the square of that, and that by X: of an (M, N) matrix with
+    M <= N, 2 M M N + 2 M M M + 2 M M N FLOPs.
+    """
+    with torch.device("meta"):
+        optimizer = MuonAdamW(parameter_groups(PicoLM(config)))
+    shapes = [sorted(matrix.shape) for group in optimizer.param_groups if group["kind"] == "muon"
+              for parameter in group["params"]
+              for matrix in optimizer.matrices(parameter, group["rows"])]
+    return iterations * sum(4 * m * m * n + 2 * m**3 for m, n in shapes)
+
+
+def predict(shares: tuple[float, float] = (0.10, 0.20)) -> Markdown:
+    """What a run of pico, and one of pico8k, would take on a T4: an estimate.
+
+    Args:
+        shares: of the T4's peak, the slowest and the fastest that is expected.
+    """
+    peak = GPU_PEAK_TFLOPS["T4"] * 1e12
+    rows = ["| preset | vocabulary | MFLOP per token | of it Muon | memory | tokens/s | minutes "
+            "for 39.3 million tokens |", "|---|---|---|---|---|---|---|"]
+    for name in ("pico", "pico8k"):
+        config, train = PRESETS[name].model, PRESETS[name].train
+        muon = muon_flops(config) / (train.batch_size * config.max_seq_len)
+        each = flops_per_token(config) + muon
+        memory = predicted_memory(config, train, torch.float16)
+        slow, fast = (share * peak / each for share in shares)
+        rows.append(f"| {name} | {config.vocab_size:,} | {each / 1e6:.0f} | {muon / each:.0%} | "
+                    f"{memory / 1e9:.1f} GB | {slow / 1e3:.0f},000 to {fast / 1e3:.0f},000 | "
+                    f"{train.max_tokens / fast / 60:.0f} to {train.max_tokens / slow / 60:.0f} |")
+    return Markdown("\n".join(rows))
+
+
+def predicted_memory(config: PicoConfig, train: TrainConfig, dtype: torch.dtype) -> int:
+    """Bytes at the peak of a step, as `picolm estimate` counts them."""
+    at_once = train.micro_batch_size or train.batch_size
+    return MemoryEstimate(config, dtype).memory(1, False, at_once).total
+
+
+def measured_memory(trainer: Trainer) -> int:
+    """Bytes at the peak of a real step: the GPU's own count, or the profiler's on a CPU."""
+    if trainer.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(trainer.device)
+    state = [value for states in trainer.optimizer.state.values() for value in states.values()]
+    held = sum(tensor.nbytes for tensor in (*trainer.model.parameters(), *state))
+    return held + peak_bytes(trainer.step)
 
 
 def draw_budget(config: PicoConfig, tokens: int, name: str) -> Picture:
@@ -76,13 +130,18 @@ class Speed:
     loss: float
 
 
-def measure_steps(trainer: Trainer, steps: int = 3) -> Speed:
-    """Takes a few optimizer steps; the first one is not timed."""
+def measure_steps(trainer: Trainer, steps: int = 3, seconds: float = 3.0) -> Speed:
+    """Takes optimizer steps; the first one, which is slower than all others, is not timed.
+
+    Args:
+        steps, seconds: at least so many, and for at least so long.
+    """
     trainer.step()
-    before, started = trainer.progress.tokens, time.monotonic()
-    for _ in range(steps):
+    before, started, taken, passed = trainer.progress.tokens, time.monotonic(), 0, 0.0
+    while taken < steps or passed < seconds:
         loss = trainer.step()["loss"]
-    rate = (trainer.progress.tokens - before) / (time.monotonic() - started)
+        taken, passed = taken + 1, time.monotonic() - started
+    rate = (trainer.progress.tokens - before) / passed
     return Speed(rate, rate * trainer.flops, loss)
 
 

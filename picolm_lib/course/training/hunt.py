@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from picolm_lib.config import PRESETS
 from picolm_lib.course.plots import BLUE, GREEN, ORANGE, RED, SKY, Picture, canvas, finish
 from picolm_lib.course.race import StatusLine
-from picolm_lib.course.training.run import Ready, small_ready
+from picolm_lib.course.training.small_runs import MODEL, small_config
 from picolm_lib.data.corpus import load_corpus
 from picolm_lib.data.token_file import TokenCounts, TokenFile
 from picolm_lib.data.tokenizer import encode, load_tokenizer
@@ -79,10 +79,9 @@ def investigate(steps: int = STEPS, seed: int = 0) -> Findings:
     """
     texts = list(load_corpus("storybook", PRESETS["smoke"].train.storybook_stories).split("train"))
     train, apart = token_file(texts[:STORIES]), token_file(texts[STORIES:3 * STORIES])
-    ready: Ready = small_ready(seed)
-    config = replace(ready.train, max_tokens=steps * 8 * ready.model.max_seq_len)
-    trainer = Trainer(ready.model, config, ready.tokenizer,
-                      {"train": train, "validation": apart}, show=False)
+    config = small_config(seed, max_tokens=steps * 8 * MODEL.max_seq_len)
+    trainer = Trainer(MODEL, config, load_tokenizer(), {"train": train, "validation": apart},
+                      show=False)
     trainer.scaler = torch.amp.GradScaler("cpu")  # as on a T4
     found, line = Findings(), StatusLine()
 
@@ -117,7 +116,7 @@ def examine_report(found: Findings) -> Picture:
     checked = [EVERY * (i + 1) for i in range(len(found.tokens))]
     for cell, validation, name in ((axes[0], found.apart, "healthy"),
                                    (axes[1], found.inside, "patient")):
-        cell.plot(steps, smooth(found.training, 0.8), color=SKY, label="training")
+        cell.plot(steps, smooth(found.training, 2), color=SKY, label="training")
         cell.plot(checked, validation, "o-", color=RED, markersize=4, label="validation")
         cell.set(xlabel="step", title=name, ylim=(0, None))
     axes[0].set_ylabel("loss (nats per token)")

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from IPython.display import Markdown
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from picolm_lib.config import PRESETS
 from picolm_lib.course.plots import BLUE, RED, Picture, canvas, finish
 from picolm_lib.model.loss import linear_cross_entropy
+from picolm_lib.model.picolm import PicoLM
+from picolm_lib.train.estimate import MemoryEstimate
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -78,6 +82,23 @@ def loss_peaks(rows: Sequence[int], vocabulary: int, width: int, chunk_rows: int
             found.append(peak_bytes(partial(_forward_backward, loss, x, weight, targets)))
             x.grad = weight.grad = None
     return peaks
+
+
+def on_a_t4() -> Markdown:
+    """Peak memory of a step of pico in float16, counted: with chunks, and with all logits."""
+    config = PRESETS["pico"].model
+
+    def all_logits(model: PicoLM, tokens: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+
+    chunked = MemoryEstimate(config, torch.float16)
+    full = MemoryEstimate(config, torch.float16, all_logits)
+    rows = ["| sequences at a time | loss in chunks | all logits at once |", "|---|---|---|"]
+    for sequences in (8, 16, 32):
+        gigabytes = [estimate.memory(1, False, sequences).total / 1e9
+                     for estimate in (chunked, full)]
+        rows.append(f"| {sequences} | {gigabytes[0]:.1f} GB | {gigabytes[1]:.1f} GB |")
+    return Markdown("\n".join(rows))
 
 
 def draw_memory(rows: Sequence[int], peaks: dict[str, list[int]], vocabulary: int) -> Picture:

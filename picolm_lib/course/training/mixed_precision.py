@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,9 +58,13 @@ def real_gradients(model: PicoLM, tokens: Tensor, targets: Tensor) -> dict[str, 
     return {"weights": weights, "activations": torch.cat(found)}
 
 
-def draw_ranges() -> Picture:
-    """The positive numbers that three formats can represent, on a logarithmic axis."""
-    figure, axes = canvas(2.5)
+def draw_ranges(gradients: dict[str, Tensor]) -> Picture:
+    """The positive numbers that three formats can represent, and where real gradients are.
+
+    Args:
+        gradients: of which a band shows the range of 98%, from the 1st to the 99th percentile.
+    """
+    figure, axes = canvas(2.8)
     for row, dtype in enumerate(FORMATS.values()):
         info = torch.finfo(dtype)
         smallest = math.log10(info.smallest_normal)
@@ -67,16 +72,24 @@ def draw_ranges() -> Picture:
         axes.barh(row, largest - smallest, left=smallest, height=0.5, color=BLUE)
         axes.barh(row, smallest - finest, left=finest, height=0.5, color=SKY)
         axes.text(largest + 1, row, f"{-math.log10(info.eps):.1f} digits", va="center")
-    axes.axvspan(-9, -3, color=ORANGE, alpha=0.25, linewidth=0)
-    axes.text(-6, -0.72, "where gradients live", ha="center", va="center", fontsize=9)
-    axes.set(yticks=range(len(FORMATS)), yticklabels=list(FORMATS), xlim=(-47, 52),
-             xlabel="power of ten (light: subnormal numbers, with fewer digits)",
-             title="From the smallest to the largest number above zero", ylim=(2.5, -1.0))
-    axes.grid(False, axis="y")
     half = torch.finfo(torch.float16)
+    bands = []
+    for row, (name, values) in enumerate(gradients.items(), start=len(FORMATS)):
+        low, high = np.percentile(values[values != 0].abs().log10().numpy(), (1, 99))
+        axes.barh(row, high - low, left=low, height=0.5, color=ORANGE)
+        axes.axvspan(low, high, color=ORANGE, alpha=0.12, linewidth=0)
+        bands.append(f"98% of the gradients of the {name} are between 1e{low:.1f} and 1e{high:.1f}")
+        # The caption's claim.
+        assert low < math.log10(half.smallest_normal * half.eps), f"{name} fit into float16"
+    names = [*FORMATS, *(f"gradients:\n{name}" for name in gradients)]
+    axes.set(yticks=range(len(names)), yticklabels=names, xlim=(-47, 52),
+             xlabel="power of ten (light: subnormal numbers, with fewer digits)",
+             title="From the smallest to the largest number above zero",
+             ylim=(len(names) - 0.5, -0.5))
+    axes.grid(False, axis="y")
     return finish(figure, "float32 and bfloat16 have the same range, bfloat16 with 2.1 digits "
                           f"instead of 6.9; float16 ends at {half.max:,.0f} and loses digits below "
-                          f"{half.smallest_normal:.0e}.")
+                          f"{half.smallest_normal:.0e}; " + "; ".join(bands) + ".")
 
 
 def draw_lost(gradients: dict[str, Tensor], exponents: Sequence[int] = SCALES) -> Picture:

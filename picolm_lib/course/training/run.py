@@ -1,161 +1,170 @@
-"""The runs of notebook 05: the learner's own, and small ones to stop and resume."""
+"""The learner's own run of notebook 05: its data, its training, its copy on Drive.
+
+    plan = plan_run(...)           # plans.py: which run, how fast, how many tokens
+    ready = get_data(plan)         # says its price first
+    trainer = ready.trainer(live)  # goes on where the run was
+    scores = ready.train(trainer)  # the stop button is no error
+"""
 
 from __future__ import annotations
 
-import signal
-import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from picolm_lib.config import PRESETS, PicoConfig, PicoError, TrainConfig
+from picolm_lib.commands.plan import tokens_to_prepare
+from picolm_lib.config import TINYSTORIES, PicoError, TrainConfig
+from picolm_lib.course.training.drive import Drive
+from picolm_lib.course.training.live import Live
+from picolm_lib.course.training.plans import Plan
 from picolm_lib.data.cache import tokenizer_for
-from picolm_lib.data.corpus import Corpus, load_corpus
+from picolm_lib.data.corpus import load_corpus
+from picolm_lib.data.hub import local_path
+from picolm_lib.data.hub_dataset import find_dataset
+from picolm_lib.data.local import HINT
 from picolm_lib.data.token_file import TokenFile
-from picolm_lib.data.tokenizer import load_tokenizer, save_tokenizer
-from picolm_lib.data.tokens import tokenize_corpus
-from picolm_lib.device import choose_precision
-from picolm_lib.train.checkpoint import RunConfig, save_config
-from picolm_lib.train.distributed import LossModule
-from picolm_lib.train.trainer import Listener, Trainer
+from picolm_lib.data.tokenizer import read_tokenizer, save_tokenizer, saved_and_read
+from picolm_lib.data.tokens import token_folder, tokenize_corpus
+from picolm_lib.evaluate import Scores, evaluate
+from picolm_lib.files import cache_folder, lock_run_dir
+from picolm_lib.train.checkpoint import has_resume, save_config
+from picolm_lib.train.identity import check_folder
+from picolm_lib.train.metrics import read_metrics, truncate_metrics
+from picolm_lib.train.signals import Interrupted
+from picolm_lib.train.trainer import Trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Of training, unless the learner sets them.
-MINUTES = {"pico": 16.0, "nano": 1.2}
-# Documents of a large corpus that are scored at the end.
-VALIDATION = 2_000
-
-
-class OneLine(PicoError):
-    """A PicoError that a notebook shows as one line, without a traceback."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"error: {self}"]
+TOKENS_PER_STORY = 210  # of TinyStories, with either of its tokenizers
+# What getting the data takes on Colab's two cores: estimates, on the slow side.
+DOWNLOADED_PER_S, TOKENIZED_PER_S = 20e6, 500e3
 
 
 @dataclass(frozen=True)
 class Ready:
     """Everything that a Trainer needs."""
 
-    preset: str
-    model: PicoConfig
-    train: TrainConfig
+    plan: Plan
     tokenizer: PreTrainedTokenizerFast
     files: dict[str, TokenFile]
 
-    def trainer(self, folder: Path | None = None, listener: Listener | None = None) -> Trainer:
-        """The run, in a folder from which it can be loaded."""
-        if folder is not None:
+    @property
+    def train_config(self) -> TrainConfig:
+        return self.plan.config.train
+
+    def trainer(self, live: Live) -> Trainer:
+        """The run, where its last checkpoint left it, or at its beginning."""
+        config, folder = self.plan.config, self.plan.folder
+        resumes = check_folder(folder, config, resume=True)
+        watched = Watched(live, folder, self.plan.drive)
+        trainer = Trainer(config.model, config.train, self.tokenizer, self.files, folder,
+                          show=False, listener=watched, run_name=config.run)
+        if resumes:
+            trainer.resume()
+            done = trainer.progress.tokens >= trainer.total_tokens
+            truncate_metrics(folder, trainer.progress.step, done)
+        else:
             folder.mkdir(parents=True, exist_ok=True)
-            save_config(folder, RunConfig(self.preset, self.model, self.train))
+            save_config(folder, config)
             save_tokenizer(folder / "tokenizer", self.tokenizer)
-        return Trainer(self.model, self.train, self.tokenizer, self.files, folder, show=False,
-                       listener=listener)
+            truncate_metrics(folder, 0)
+        live.recall(trainer, read_metrics(folder))
+        return trainer
 
-    def trial(self) -> Trainer:
-        """The same run without a folder and without a limit in minutes, to take a few steps of."""
-        train = replace(self.train, max_minutes=0.0, max_tokens=10**6, max_steps=0)
-        return replace(self, train=train).trainer()
+    def train(self, trainer: Trainer) -> Scores:
+        """Trains to the end, or until the stop button, and returns the scores.
+
+        After the stop button they are those of the model as it is, on a part of the validation
+        documents.
+        """
+        try:
+            with lock_run_dir(self.plan.folder):
+                scores = trainer.run()
+        # The second kind where no step was being taken.
+        except (Interrupted, KeyboardInterrupt):
+            trainer.save()
+            progress = trainer.progress
+            print(f"Stopped at step {progress.step:,}, after {progress.tokens:,} of "
+                  f"{trainer.total_tokens:,} tokens, and saved. Run this cell again to go on; the "
+                  "cells below work with the model as it is.")
+            scores = evaluate(trainer.model, trainer.files["validation"], trainer.precision,
+                              trainer.config.eval_tokens)
+        self.plan.drive.keep(self.plan.folder, f"runs/{self.plan.folder.name}")
+        return scores
 
 
-def get_ready(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 0,
-              stories: int = 400_000) -> Ready:
-    """Data, tokenizer and configuration of the learner's run.
+class Watched:
+    """A listener that passes lines on to the live picture, and copies new checkpoints to Drive."""
 
-    Args:
-        preset: the one that sets the model, and the data if `data` is "auto".
-        data: "auto", "storybook", a dataset's id on the Hub, or a local file or folder.
-        minutes: of training; 0 means 16 with pico, 1.2 with nano, and the preset's own limit with
-            any other.
-        stories: documents of a large corpus to turn into tokens, more than the run can read.
+    def __init__(self, live: Live, folder: Path, drive: Drive) -> None:
+        self.live, self.folder, self.drive = live, folder, drive
+        self._copied = 0.0
+        drive.say = live.add_text
+
+    def __call__(self, trainer: Trainer, line: dict[str, Any]) -> None:
+        self.live(trainer, line)
+        checkpoint = self.folder / "resume.pt"
+        written = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
+        if written > self._copied:
+            self.drive.keep(self.folder, f"runs/{self.folder.name}")
+            self._copied = written
+
+
+def get_data(plan: Plan) -> Ready:
+    """Downloads and prepares what the run reads, after it has said what that costs.
 
     Raises:
-        OneLine: the data or the tokenizer is not available; it says what to set.
+        PicoError: the data or the tokenizer cannot be had; it says what to set.
     """
-    chosen = PRESETS[preset]
-    train = replace(chosen.train, seed=seed)
-    if data != "auto" and data != train.data:
-        train = replace(train, data=data, tokenizer="bundled")
-    minutes = minutes or MINUTES.get(preset, 0.0)
-    if minutes:
-        train = replace(train, max_minutes=minutes, max_tokens=0, max_steps=0)
-    gpu = choose_precision(train.device).device.type == "cuda"
+    config, new = plan.config, not has_resume(plan.folder)
     try:
-        corpus = load_corpus(train.data, train.storybook_stories)
+        plan.drive.fetch("tokens/hub", cache_folder() / "hub")
+        corpus = load_corpus(config.train.data, config.train.storybook_stories)
+        size = tokens_to_prepare(config.model, config.train, corpus) if new else (
+            config.train.data_tokens)
+        tokenizer = (saved_and_read(tokenizer_for(config.train.tokenizer, corpus, size)) if new
+                     else read_tokenizer(plan.folder / "tokenizer"))
+        tokens = token_folder(corpus, tokenizer, data_tokens=size)
+        plan.drive.fetch(f"tokens/{tokens.name}", tokens)
+        there = (tokens / "counts.json").exists()
+        print(price(config.train.data, size, there), flush=True)
         for note in corpus.notes:
             print(note)
-        if train.data != "storybook":
-            corpus = first(corpus, stories)
-        tokenizer = tokenizer_for(train.tokenizer, corpus)
-        files = tokenize_corpus(corpus, tokenizer, show_progress=gpu)
+        files = tokenize_corpus(corpus, tokenizer, data_tokens=size,
+                                show_progress=config.train.data != "storybook")
     except PicoError as error:
-        reason = str(error).split("; use ")[0]
-        raise OneLine(f"{reason}; set DATA = 'storybook' in Settings and run again from there: it "
-                      "needs no network.") from None
-    model = replace(chosen.model, vocab_size=len(tokenizer))
-    return Ready(preset, model, train, tokenizer, files)
+        reason = str(error).split("; use ")[0].rstrip(".")
+        raise PicoError(f"{reason}; run this cell again, which goes on where it was, or set DATA = "
+                        "'storybook' in Settings, which needs no network, and run again from "
+                        "there.") from None
+    for folder in (tokens, cache_folder() / "hub"):
+        plan.drive.keep(folder, f"tokens/{folder.name}")
+    model = replace(config.model, vocab_size=len(tokenizer))
+    config = replace(config, model=model, train=replace(config.train, data_tokens=size))
+    return Ready(replace(plan, config=config), tokenizer, files)
 
 
-def first(corpus: Corpus, stories: int, validation: int = VALIDATION) -> Corpus:
-    """The first documents of each split of a corpus."""
-    def documents() -> Iterator[tuple[str, str]]:
-        left = {"train": stories, "validation": validation}
-        for split, text in corpus.documents():
-            if left[split] > 0:
-                left[split] -= 1
-                yield split, text
-            elif not any(left.values()):
-                return
-    return Corpus(documents, f"{corpus.fingerprint}-{stories}-{validation}")
+def price(data: str, tokens: int, there: bool) -> str:
+    """What getting the data will cost: bytes, stories, minutes.
 
-
-def run_folder(preset: str) -> Path:
-    """A new folder for a run: runs/05-1, or the next number; a temporary one for smoke runs."""
-    if preset == "smoke":
-        return Path(tempfile.mkdtemp(prefix="picolm-")) / "run"
-    return next(path for path in (Path(f"runs/05-{n}") for n in count(1)) if not path.exists())
-
-
-def small_ready(seed: int = 0, **changes: Any) -> Ready:
-    """A run of twenty steps on the CPU, where the same inputs give the same bits."""
-    preset = PRESETS["smoke"]
-    train = replace(preset.train, device="cpu", dtype="float32", seed=seed, evals=1, **changes)
-    tokenizer = load_tokenizer()
-    files = tokenize_corpus(load_corpus("storybook", train.storybook_stories), tokenizer,
-                    show_progress=False)
-    return Ready("smoke", preset.model, train, tokenizer, files)
-
-
-def small_trainer(folder: Path | None = None, listener: Listener | None = None,
-                  **changes: Any) -> Trainer:
-    """A Trainer for `small_ready`."""
-    return small_ready(**changes).trainer(folder, listener)
-
-
-def stop_after(step: int) -> Listener:
-    """Does what the notebook's stop button does, after the given step."""
-    def listen(trainer: Trainer, line: dict[str, Any]) -> None:
-        if line["kind"] == "step" and line["step"] == step:
-            signal.raise_signal(signal.SIGINT)
-    return listen
-
-
-def pretend_memory(trainer: Trainer, sequences: int) -> None:
-    """From now on, at most this many sequences fit into a pass.
-
-    A larger pass raises what PyTorch raises when a GPU is out of memory.
+    Args:
+        tokens: to prepare; 0: all.
+        there: whether they have been prepared before.
     """
-    objective = cast(LossModule, trainer.objective)
-    loss: Callable = objective.loss
-
-    def limited_loss(tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if len(tokens) > sequences:
-            raise torch.OutOfMemoryError("CUDA out of memory (pretended).")
-        return loss(tokens, targets)
-    objective.loss = limited_loss
+    if there:
+        return "The tokens are here already: nothing to download."
+    if data == "storybook":
+        return "The Storybook is written on this machine, in a few seconds: nothing to download."
+    if local_path(data, HINT) is not None:
+        return f"Reads {data} on this machine: nothing to download."
+    found = find_dataset(data)
+    parts = next(files for split, files in found.splits.items() if split.startswith("train"))
+    size = parts[0][1] + sum(size for split, files in found.splits.items()
+                             for _, size in files if split.startswith("val"))
+    more = f" (the first of {len(parts)} files; more only if needed)" if len(parts) > 1 else ""
+    stories = f"{tokens / TOKENS_PER_STORY:,.0f} stories, " if data == TINYSTORIES else ""
+    minutes = (size / DOWNLOADED_PER_S + tokens / TOKENIZED_PER_S) / 60
+    prepares = f"prepares {stories}{tokens:,} tokens" if tokens else "prepares all of it"
+    return (f"Downloads {size / 1e6:,.0f} MB{more}, {prepares}: about {max(minutes, 1):.0f} "
+            f"minute{'s' * (minutes >= 1.5)} (an estimate).")

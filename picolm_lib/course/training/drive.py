@@ -1,0 +1,120 @@
+"""Google Drive, where a run outlives the machine that Colab lends.
+
+A run trains in a folder of this machine, since Drive is slow, may be full, and may go away. What
+the next machine needs is copied to Drive: token files once, the run after every checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from picolm_lib.files import first_line
+
+FOLDER = "picolm"
+# Of a run, what a new machine can do without: a second checkpoint of the same size, and what a
+# crash left.
+LEFT_OUT = ("resume.previous.pt", ".lock", "*.part")
+
+
+class Drive:
+    """A folder that outlives this machine, or none.
+
+    What cannot be copied is said in one line, and the run goes on without it.
+
+    Args:
+        folder: such as MyDrive/picolm; None: nothing is kept.
+        say: prints a line.
+    """
+
+    def __init__(self, folder: Path | None = None, say: Callable[[str], object] = print) -> None:
+        self.folder, self.say = folder, say
+        self._said = ""
+
+    def find(self, pattern: str) -> list[Path]:
+        """What is kept, such as of "runs/*", in order of the names."""
+        try:
+            return sorted(self.folder.glob(pattern)) if self.folder else []
+        except OSError:
+            return []
+
+    def keep(self, source: Path, name: str) -> None:
+        """Copies the files of a folder that are new or have changed, each atomically.
+
+        Args:
+            name: of the copy, such as "runs/05-1".
+        """
+        if self.folder is None:
+            return
+        try:
+            for file in sorted(source.rglob("*")):
+                left_out = any(file.match(pattern) for pattern in LEFT_OUT)
+                if file.is_file() and not left_out:
+                    _copy(file, self.folder / name / file.relative_to(source))
+        except OSError as error:
+            self._tell(f"note: {source.name} could not be copied to Drive ({first_line(error)}); "
+                       "it is kept on this machine only. The next checkpoint tries again.")
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copies a folder from Drive, unless it is here or not there."""
+        source = self.folder / name if self.folder else None
+        try:
+            if source is None or not source.is_dir() or target.exists():
+                return
+            part = target.with_name(target.name + ".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, part)
+            part.replace(target)
+        except OSError as error:
+            self._tell(f"note: {name} could not be copied from Drive ({first_line(error)}).")
+
+    def _tell(self, line: str) -> None:
+        """Says a line, but the same one only once in a row."""
+        if line != self._said:
+            self.say(line)
+        self._said = line
+
+
+def connect(wanted: bool) -> Drive:
+    """Mounts Google Drive in Colab, and says where runs will be kept."""
+    if not wanted:
+        print("SAVE_TO_DRIVE is not ticked: runs are kept on this machine only.")
+        return Drive()
+    try:
+        from google.colab import drive
+    except ImportError:
+        print("This is not Colab: runs are kept on this machine, in the folder runs.")
+        return Drive()
+    # In Colab, notebooks run in /content, and everybody mounts Drive in /content/drive.
+    mount = Path.cwd() / "drive"
+    folder = mount / "MyDrive" / FOLDER
+    try:
+        drive.mount(str(mount))
+        folder.mkdir(parents=True, exist_ok=True)
+    # Colab raises kinds of its own, such as where the learner declines.
+    except Exception as error:
+        print(f"note: Drive is not available ({first_line(error)}); runs are kept on this machine "
+              "only, and are gone when Colab takes it back. To try again, run this cell again.")
+        return Drive()
+    print(f"Drive: runs and tokens are kept in MyDrive/{FOLDER}.")
+    return Drive(folder)
+
+
+def _copy(file: Path, target: Path) -> None:
+    """Copies a file with its time, unless a copy of this size and time is there."""
+    now = file.stat()
+    if target.exists():
+        was = target.stat()
+        # Drive keeps whole seconds.
+        if was.st_size == now.st_size and abs(was.st_mtime - now.st_mtime) < 2:
+            return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    try:
+        shutil.copy2(file, part)
+        part.replace(target)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,159 @@
+"""Which run a learner trains: a new one or one to continue, and how many tokens, before any data.
+
+The minutes become a number of tokens, once, at the beginning. So the schedule is fixed, and a run
+that another machine continues ends where it was planned to end.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from picolm_lib.commands.plan import trial
+from picolm_lib.config import PRESETS, TINYSTORIES, PicoConfig, PicoError, TrainConfig
+from picolm_lib.course.training.budget import Speed, measure_steps
+from picolm_lib.course.training.drive import Drive
+from picolm_lib.data.tokenizer import load_tokenizer
+from picolm_lib.train.budget import Progress, TimeBudget
+from picolm_lib.train.checkpoint import RunConfig, has_resume, load_config, load_resume
+from picolm_lib.train.metrics import read_metrics
+from picolm_lib.train.trainer import Trainer
+
+CONTINUE = "continue an unfinished one, else new"
+# Of training and evaluation, unless the learner sets them.
+MINUTES = {"pico": 16.0, "pico8k": 16.0, "nano": 1.2}
+# Tokens of the last evaluation: 21,990 stories of TinyStories, one in a hundred of the Storybook's.
+VALIDATION_TOKENS = {TINYSTORIES: 4_620_000, "storybook": 26_000}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, before there are any data for it."""
+
+    config: RunConfig
+    folder: Path
+    drive: Drive
+    speed: Speed
+    """Measured on random tokens, which take as long as real ones."""
+    sketch: Trainer
+    """The run on these random tokens."""
+    trained: int
+    """Tokens that an earlier session has trained on."""
+
+    @property
+    def minutes_left(self) -> float:
+        """An estimate, by the measured speed."""
+        left = self.config.train.max_tokens - self.trained
+        return left / self.speed.tokens_per_second / 60
+
+    def describe(self) -> str:
+        """What will be trained, how long it will take, and where it is kept."""
+        train = self.config.train
+        step = train.batch_size * self.config.model.max_seq_len
+        run = (f"{self.folder} goes on after {self.trained:,} of {train.max_tokens:,} tokens, with "
+               "the settings that it was started with" if self.trained else
+               f"{self.folder}, a new run of {train.max_tokens:,} tokens")
+        steps = -(-(train.max_tokens - self.trained) // step)
+        return (f"{run}: {steps:,} steps of {step:,} tokens at "
+                f"{self.speed.tokens_per_second:,.0f} tokens/s, about {self.minutes_left:.1f} "
+                "minutes and the last evaluation")
+
+
+def plan_run(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 0,
+             choice: str = CONTINUE, drive: Drive | None = None) -> Plan:
+    """Chooses the run, and measures its speed on random tokens. Downloads no data.
+
+    Args:
+        preset: the one that sets the model, and the data if `data` is "auto".
+        data: "auto", "storybook", a dataset's id on the Hub, or a local file or folder.
+        minutes: of training and evaluation; 0 means 16 with pico and pico8k, 1.2 with nano, and
+            the preset's own limit with any other.
+        choice: CONTINUE, "new", or the name of a run.
+        drive: where runs of earlier machines are.
+
+    Raises:
+        PicoError: the settings make no run.
+    """
+    drive = drive or Drive()
+    folder = choose_folder(preset, choice, drive)
+    if has_resume(folder):
+        config = load_config(folder)
+        if config.preset != preset:
+            raise PicoError(f"{str(folder)!r} contains a run of the preset {config.preset}, not of "
+                            f"{preset}; set RUN to another one, or to 'new', and run again from "
+                            "Settings.")
+        trained = load_resume(folder)["progress"]["tokens"]
+    else:
+        config, trained = RunConfig(preset, *_settings(preset, data, minutes, seed), uuid4().hex), 0
+    endless = replace(config.train, max_tokens=10**12, max_steps=0, max_minutes=0.0)
+    sketch = trial(config.model, endless)
+    speed = measure_steps(sketch)
+    if config.train.max_minutes:
+        config = replace(config, train=_in_tokens(config, speed))
+    return Plan(config, folder, drive, speed, sketch, trained)
+
+
+def _settings(preset: str, data: str, minutes: float, seed: int) -> tuple[PicoConfig, TrainConfig]:
+    chosen = PRESETS[preset]
+    train = replace(chosen.train, seed=seed)
+    if data not in ("auto", train.data):
+        train = replace(train, data=data, tokenizer="bundled8k" if data == TINYSTORIES
+                        else "bundled")
+    minutes = minutes or MINUTES.get(preset, 0.0)
+    if minutes:
+        train = replace(train, max_minutes=float(minutes), max_tokens=0, max_steps=0)
+    if train.tokenizer == chosen.train.tokenizer:
+        return chosen.model, train
+    return replace(chosen.model, vocab_size=len(load_tokenizer(train.tokenizer))), train
+
+
+def _in_tokens(config: RunConfig, speed: Speed) -> TrainConfig:
+    """The same run, with its minutes as a number of tokens."""
+    train, step = config.train, config.train.batch_size * config.model.max_seq_len
+    step_s = step / speed.tokens_per_second
+    if 60 * train.max_minutes < step_s:
+        raise PicoError(f"{train.max_minutes:g} minutes are too short: one step takes "
+                        f"{step_s:.2g} s here; set MINUTES to more, and run again from Settings.")
+    budget = TimeBudget(train, step, VALIDATION_TOKENS.get(train.data, 0),
+                        speed.tokens_per_second)
+    progress = Progress()
+    budget.update(progress)
+    return replace(train, max_tokens=budget.total_tokens(progress), max_minutes=0.0)
+
+
+def choose_folder(preset: str, choice: str, drive: Drive) -> Path:
+    """The folder of a run, copied from Drive where only Drive has it."""
+    root = runs_folder(preset)
+    kept = {path.name: path for path in drive.find("runs/*")}
+    here = {path.name: path for path in root.glob("*")}
+    name = Path(choice).name
+    if choice == CONTINUE:
+        unfinished = [name for name, path in sorted((kept | here).items()) if
+                      _goes_on(path, preset)]
+        name = unfinished[-1] if unfinished else "new"
+    if name == "new":
+        return root / next(new for new in (f"05-{n}" for n in count(1)) if new not in kept | here)
+    drive.fetch(f"runs/{name}", root / name)
+    return root / name
+
+
+def _goes_on(folder: Path, preset: str) -> bool:
+    """Whether a run of this preset has a checkpoint, and has not reached its end."""
+    try:
+        config = load_config(folder)
+    except PicoError:
+        return False
+    scored = [line["tokens"] for line in read_metrics(folder) if line["kind"] == "evaluation"]
+    return (config.preset == preset and has_resume(folder)
+            and max(scored, default=0) < config.train.max_tokens)
+
+
+def runs_folder(preset: str) -> Path:
+    """Where runs go: $PICOLM_RUNS, or the folder runs; a temporary one for the preset smoke."""
+    if named := os.environ.get("PICOLM_RUNS"):
+        return Path(named)
+    return Path(tempfile.mkdtemp(prefix="picolm-")) if preset == "smoke" else Path("runs")
