@@ -55,8 +55,8 @@ merge_slider(unseen[0])
 # You need text. This course uses two kinds.
 #
 # **TinyStories** is a dataset of short stories that a large language model wrote with the vocabulary of
-# a small child (Ronen Eldan and Yuanzhi Li, 2023). It is on the Hugging Face Hub. The next cell streams a
-# few of its stories, without downloading the rest.
+# a small child (Ronen Eldan and Yuanzhi Li, 2023). It is on the Hugging Face Hub. The next cell
+# downloads its validation stories, 10 MB, and shows one of them.
 #
 # The **Storybook** comes with this package and needs no network. It is a small world of children, animals
 # and things. It writes as many different stories as you ask for, and the same seed gives the same

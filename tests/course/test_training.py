@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import STORIES, isolate, refused, tiny_trainer
+from torch.utils.flop_counter import FlopCounterMode
 
-from picolm_lib.config import PRESETS, PicoConfig, TrainConfig
-from picolm_lib.course import race
+from picolm_lib.commands.plan import trial
+from picolm_lib.config import PRESETS, TINYSTORIES, PicoConfig, PicoError, TrainConfig
+from picolm_lib.course import ablation_results, race
 from picolm_lib.course.training import (
     budget,
     hunt,
     live,
     memory,
     mixed_precision,
+    plans,
     run,
     schedules,
+    small_runs,
     time_machine,
 )
-from picolm_lib.data.corpus import Corpus
+from picolm_lib.course.training.drive import Drive
+from picolm_lib.course.training.live import Live
+from picolm_lib.course.training.recorded import recorded
+from picolm_lib.data import tokens
+from picolm_lib.data.hub_dataset import HubDataset
 from picolm_lib.model.picolm import PicoLM, count_parameters, flops_per_token
 from picolm_lib.model.rope import rope_tables
-from picolm_lib.train.checkpoint import load_run
+from picolm_lib.train.checkpoint import RunConfig, load_config, load_run
+from picolm_lib.train.metrics import smooth
 from picolm_lib.train.muon import MuonAdamW, parameter_groups
-from picolm_lib.train.signals import Interrupted
 from picolm_lib.train.snapshots import history
 
 SMALL = PicoConfig(vocab_size=50, max_seq_len=16, n_layers=3, d_model=32, n_heads=4, multiple_of=8)
@@ -43,16 +50,6 @@ TOKENS = torch.arange(32).view(2, 16)
 def isolated(tmp_path, monkeypatch):
     isolate(monkeypatch, tmp_path / "caches")
     monkeypatch.chdir(tmp_path)
-
-
-@contextmanager
-def unraveled() -> Iterator[None]:
-    """Passes a OneLine on, after a look at what a notebook shows of it."""
-    try:
-        yield
-    except run.OneLine as error:
-        assert error._render_traceback_() == [f"error: {error}"] and "--data" not in str(error)
-        raise
 
 
 # --- the budget ----------------------------------------------------------------------------------
@@ -79,13 +76,56 @@ def test_the_bytes_are_those_that_an_optimizer_holds(randomize):
 
 
 def test_measured_steps_are_real_steps():
-    trial = run.get_ready("smoke", "storybook", minutes=0.5).trial()
-    assert budget.measure_steps(trial, 1).loss > 0 and trial.folder is None
     trainer = tiny_trainer()
-    speed = budget.measure_steps(trainer, 2)
-    assert trainer.progress.step == 3 and speed.tokens_per_second > 0
+    speed = budget.measure_steps(trainer, 2, 0)
+    assert trainer.progress.step == 3 and speed.tokens_per_second > 0 and speed.loss > 0
     assert speed.flops_per_second == pytest.approx(speed.tokens_per_second * trainer.flops)
     assert budget.matmul_flops(torch.device("cpu"), torch.float32, 64) > 0
+
+
+def test_muons_flops_are_those_that_pytorch_counts(randomize):
+    model = randomize(PicoLM(SMALL))
+    optimizer = MuonAdamW([g for g in parameter_groups(model) if g["kind"] == "muon"])
+    model.loss(TOKENS, TOKENS).backward()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    assert budget.muon_flops(SMALL) == counter.get_total_flops()
+
+
+def test_the_prediction_is_arithmetic_on_the_data_sheet():
+    rows = [[cell.strip() for cell in row.strip("|").split("|")]
+            for row in budget.predict((0.1, 0.2)).data.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["pico", "49,152"], ["pico8k", "8,192"]]
+    for name, row in zip(("pico", "pico8k"), rows, strict=True):
+        model, train = PRESETS[name].model, PRESETS[name].train
+        each = flops_per_token(model) + budget.muon_flops(model) / (32 * 384)
+        assert int(row[2]) == round(each / 1e6)
+        slow, fast = (float(word.replace(",", "")) for word in row[5].split(" to "))
+        assert slow == pytest.approx(0.1 * 65e12 / each, abs=500)
+        assert fast == pytest.approx(0.2 * 65e12 / each, abs=500)
+        least, most = map(int, row[6].split(" to "))
+        assert least == round(train.max_tokens * each / (0.2 * 65e12) / 60)
+        assert most == round(train.max_tokens * each / (0.1 * 65e12) / 60)
+    # What the notebook says of the two: Muon's share, and that the small one is faster.
+    assert rows[0][3] == "6%" and int(rows[1][2]) < 0.7 * int(rows[0][2])
+
+
+def test_the_counted_memory_is_about_what_a_step_takes():
+    preset = PRESETS["smoke"]
+    sketch = trial(preset.model, preset.train)
+    sketch.step()
+    predicted = budget.predicted_memory(preset.model, preset.train, sketch.precision.dtype)
+    assert budget.measured_memory(sketch) == pytest.approx(predicted, rel=0.2)
+
+
+def test_the_table_of_a_t4_grows_by_all_logits_and_both_fit():
+    rows = [[float(cell.split()[0]) for cell in row.strip("| ").split("|")]
+            for row in memory.on_a_t4().data.splitlines()[2:]]
+    assert [row[0] for row in rows] == [8, 16, 32]
+    for sequences, chunked, full in rows:
+        # At least logits and their gradient, in float32.
+        assert full - chunked > 1.5 * 4 * 49_152 * 384 * sequences / 1e9 and full < 15
+    assert rows[2][1] < 0.5 * rows[2][2], "the chunks halve the memory"
 
 
 # --- sixteen bits --------------------------------------------------------------------------------
@@ -124,7 +164,11 @@ def test_real_gradients_are_autograds(randomize):
 
 
 def test_the_pictures_of_numbers_say_what_they_show():
-    assert "65,504" in mixed_precision.draw_ranges().text
+    spread = {"weights": 10 ** torch.linspace(-12, -4, 1_001)}
+    text = mixed_precision.draw_ranges(spread).text
+    assert "65,504" in text and "between 1e-11.9 and 1e-4.1" in text
+    with pytest.raises(AssertionError, match="fit into float16"):
+        mixed_precision.draw_ranges({"weights": torch.ones(10)})
     values = torch.tensor([1e-9] * 3 + [1.0])
     picture = mixed_precision.draw_lost({"weights": values, "activations": values})
     assert "75.0% of the weights' gradients vanish" in picture.text and len(picture.png) < 80_000
@@ -155,95 +199,212 @@ def test_the_chunked_loss_stays_flat_and_the_full_one_grows():
 
 # --- runs ----------------------------------------------------------------------------------------
 
-def test_the_settings_make_the_run():
-    ready = run.get_ready("smoke", "storybook", 0.0, 3)
-    assert ready.train == PRESETS["smoke"].train.__class__(
-        **{**PRESETS["smoke"].train.__dict__, "seed": 3})
-    assert ready.model.vocab_size == len(ready.tokenizer)
-    timed = run.get_ready("smoke", "auto", 0.5)
-    assert (timed.train.max_minutes, timed.train.max_tokens) == (0.5, 0)
-    assert run.MINUTES == {"pico": 16.0, "nano": 1.2}
+def plan(*settings: Any, **more: Any) -> plans.Plan:
+    return plans.plan_run("smoke", "storybook", *settings, **more)
+
+
+def test_the_settings_make_the_run(monkeypatch):
+    monkeypatch.setattr(plans, "measure_steps", lambda sketch: budget.Speed(1_000.0, 1.0, 1.0))
+    untimed = plan(0.0, 3)
+    assert untimed.config.train == replace(PRESETS["smoke"].train, seed=3)
+    assert untimed.config.model == PRESETS["smoke"].model and not untimed.trained
+    timed = plan(2.0).config.train
+    # 98% of 120 s, less the evaluations, at 1,000 tokens per second, in whole steps of 512 tokens.
+    evaluations = (4_096 + 26_000) / 3_000
+    steps = round((120 * 0.98 - evaluations) * 1_000 / 512)
+    assert (timed.max_tokens, timed.max_minutes, timed.max_steps) == (512 * steps, 0, 0)
+    assert plans.MINUTES == {"pico": 16.0, "pico8k": 16.0, "nano": 1.2}
+    assert f"{512 * steps:,} tokens" in plan(2.0).describe()
+    assert f"about {512 * steps / 60_000:.1f} minutes" in plan(2.0).describe()
+    other = plans.plan_run("smoke", "mine.txt").config
+    assert other.train.tokenizer == "bundled" and other.model.vocab_size == 2_048
+    stories = plans.plan_run("nano", "roneneldan/TinyStories", 0.1).config
+    assert stories.train.tokenizer == "bundled8k" and stories.model.vocab_size == 8_192
+
+
+@pytest.mark.parametrize(("minutes", "words"), [(1e-9, ("too short", "set MINUTES")),
+                                                (-1, ("negative", "-1")), ("long", ("long",))])
+def test_minutes_that_make_no_run_are_refused_in_a_line(minutes, words):
+    with refused(*words):
+        plan(minutes)
+
+
+def test_a_mistake_is_one_line_in_a_notebook():
+    assert PicoError("so and so.")._render_traceback_() == ["error: so and so."]
 
 
 def test_a_hub_that_is_away_gives_one_line_that_names_the_way_out():
-    with refused("DATA = 'storybook'", "Hub cannot be reached"), unraveled():
-        run.get_ready("pico")
+    pico = replace(plan(), config=RunConfig("pico", PRESETS["pico"].model, PRESETS["pico"].train))
+    with refused("DATA = 'storybook'", "Hub cannot be reached", "run this cell again"):
+        run.get_data(pico)
 
 
-def test_other_data_bring_the_bundled_tokenizer():
-    Path("mine.txt").write_text("\n\n".join(STORIES))
-    ready = run.get_ready("pico", "mine.txt", stories=20)
-    assert ready.train.tokenizer == "bundled" and ready.train.max_minutes == 16
-    assert ready.files["train"].count.documents == 20
-    assert ready.model.n_layers == 12 and ready.model.vocab_size == len(ready.tokenizer)
+def test_the_price_is_said_before_anything_is_downloaded(monkeypatch):
+    found = HubDataset(TINYSTORIES, "0" * 40, "parquet", {
+        "train": [(f"data/train-{n}.parquet", 249_000_000) for n in range(4)],
+        "validation": [("data/validation.parquet", 10_000_000)]})
+    monkeypatch.setattr(run, "find_dataset", lambda name: found)
+    said = run.price(TINYSTORIES, 40_000_000, there=False)
+    assert "259 MB" in said and "first of 4 files" in said and "190,476 stories" in said
+    # 259 MB at 20 MB/s, and 40 million tokens at half a million per second: 93 s.
+    assert "about 2 minutes" in said and "40,000,000 tokens" in said
+    assert "nothing to download" in run.price(TINYSTORIES, 40_000_000, there=True)
+    assert "nothing to download" in run.price("storybook", 0, there=False)
 
 
-def test_the_first_documents_of_each_split():
-    read = []
-
-    def documents():
-        for number in range(100):
-            read.append(number)
-            yield ("validation" if number % 3 == 2 else "train"), str(number)
-    found = list(run.first(Corpus(documents, "x"), 4, 2).documents())
-    assert found == [("train", "0"), ("train", "1"), ("validation", "2"), ("train", "3"),
-                     ("train", "4"), ("validation", "5")]
-    assert read[-1] < 10 and run.first(Corpus(documents, "x"), 4).fingerprint != "x"
-
-
-def test_a_run_gets_a_folder_of_its_own_that_can_be_loaded():
-    first = run.run_folder("nano")
-    first.mkdir(parents=True)
-    assert (str(first), str(run.run_folder("nano"))) == ("runs/05-1", "runs/05-2")
-    assert "runs" not in str(run.run_folder("smoke"))
-    trainer = run.small_trainer(first, max_tokens=1_024)
-    trainer.run()
-    model, tokenizer, config = load_run(first)
-    assert config.train == trainer.config and len(tokenizer) == model.config.vocab_size
-    for a, b in zip(model.parameters(), trainer.model.parameters(), strict=True):
+def test_a_run_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PICOLM_RUNS", str(tmp_path / "runs"))
+    first = plan()
+    assert first.folder == tmp_path / "runs" / "05-1"
+    trainer = run.get_data(first).trainer(Live("first"))
+    while trainer.progress.step < 7:
+        trainer.step()
+    trainer.save()
+    again = plan(5.0, 9)
+    assert (again.folder, again.trained, again.config) == (
+        first.folder, 7 * 512, load_config(first.folder)), "its own settings, not today's"
+    assert "goes on after 3,584 of 10,240 tokens" in again.describe()
+    assert plan(0.0, 0, "new").folder.name == "05-2"
+    with refused("smoke, not of nano", "set RUN"):
+        plans.plan_run("nano", "storybook", 0.0, 0, "05-1")
+    shown = Live("again")
+    ready = run.get_data(again)
+    scores = ready.train(ready.trainer(shown))
+    assert len(shown.steps) == 13 and shown.steps[-1]["tokens"] == 10_240
+    model, tokenizer, config = load_run(first.folder)
+    assert len(tokenizer) == model.config.vocab_size and config.train.max_tokens == 10_240
+    whole = small_runs.small_trainer(dtype="auto", device="auto", evals=2)
+    assert whole.run() == scores
+    for a, b in zip(model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(a, b)
+    assert plan().folder.name == "05-2", "a finished run is not taken again"
 
 
-def test_the_stop_button_and_the_resume(tmp_path):
-    whole = run.small_trainer(tmp_path / "whole", max_tokens=5_120)
-    whole.run()
-    first = run.small_trainer(tmp_path / "parts", run.stop_after(4), max_tokens=5_120)
-    with pytest.raises(Interrupted, match="step 4"):
-        first.run()
-    second = run.small_trainer(tmp_path / "parts", max_tokens=5_120)
-    second.resume()
-    assert second.progress.step == 4
-    second.run()
-    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
-        assert torch.equal(a, b)
+def test_the_stop_button_leaves_a_model_and_scores(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PICOLM_RUNS", str(tmp_path))
+    ready = run.get_data(plan())
+    shown = Live("stopped")
+    trainer = ready.trainer(shown)
+    trainer.listener = lambda who, line: (shown(who, line), small_runs.stop_after(3)(who, line))
+    scores = ready.train(trainer)
+    said = capsys.readouterr().out
+    assert "Stopped at step 3, after 1,536 of 10,240 tokens" in said and "Run this cell" in said
+    assert scores.predicted > 0 and len(shown.steps) == 3
+    load_run(ready.plan.folder)
+    # Before the first step.
+    trainer = run.get_data(plan(0.0, 0, "new")).trainer(Live("stopped"))
+    monkeypatch.setattr(trainer, "step", interrupted)
+    assert ready.train(trainer).predicted > 0
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_new_machine_gets_the_run_and_the_tokens_from_drive(tmp_path, monkeypatch):
+    drive = Drive(tmp_path / "Drive")
+    for machine in ("first", "second"):
+        isolate(monkeypatch, tmp_path / machine)
+        monkeypatch.setenv("PICOLM_RUNS", str(tmp_path / machine / "runs"))
+        now = plan(drive=drive)
+        assert now.trained == (0 if machine == "first" else 5 * 512)
+        with monkeypatch.context() as patch:
+            if machine == "second":
+                patch.setattr(tokens, "_write", not_again)
+            ready = run.get_data(now)
+        trainer = ready.trainer(Live(machine))
+        if machine == "first":
+            trainer.config = replace(trainer.config, checkpoint_minutes=1e-9)
+            trainer.listener = small_runs.stop_after(5)
+        ready.train(trainer)
+    assert trainer.progress.tokens == 10_240
+    kept = {path.name for path in drive.find("runs/05-1/*")}
+    assert {"resume.pt", "model.safetensors", "config.json", "metrics.jsonl"} <= kept
+    assert not kept & {"resume.previous.pt", ".lock"}
+
+
+def not_again(*_: object) -> None:
+    raise AssertionError("the tokens were not taken from Drive")
+
+
+def test_what_has_not_changed_is_not_copied_again_and_trouble_is_said_once(tmp_path):
+    said: list[str] = []
+    drive = Drive(tmp_path / "Drive", said.append)
+    source = tmp_path / "05-1"
+    (source / "tokenizer").mkdir(parents=True)
+    for name in ("resume.pt", "resume.previous.pt", ".lock", "x.part", "tokenizer/a.json"):
+        (source / name).write_text(name)
+    drive.keep(source, "runs/05-1")
+    copies = {path: path.stat().st_ino for path in drive.find("runs/05-1/**/*") if path.is_file()}
+    assert {path.name for path in copies} == {"resume.pt", "a.json"}
+    (source / "resume.pt").write_text("a longer one")
+    drive.keep(source, "runs/05-1")
+    changed = [path.name for path, inode in copies.items() if path.stat().st_ino != inode]
+    assert changed == ["resume.pt"] and not said
+    # A file where the folder should be, as on a Drive that cannot be written.
+    (tmp_path / "Drive" / "runs" / "05-2").write_text("")
+    for _ in range(2):
+        drive.keep(source, "runs/05-2")
+    assert len(said) == 1 and "could not be copied to Drive" in said[0]
+    drive.fetch("runs/05-1", tmp_path / "back")
+    assert (tmp_path / "back" / "resume.pt").read_text() == "a longer one"
+    Drive().keep(source, "runs/05-1")
+    assert Drive().find("*") == []
 
 
 def test_pretended_memory_is_told_to_the_listener():
     heard = []
-    trainer = run.small_trainer(listener=lambda who, line: heard.append(line))
-    run.pretend_memory(trainer, 2)
+    trainer = small_runs.small_trainer(listener=lambda who, line: heard.append(line))
+    small_runs.pretend_memory(trainer, 2)
     assert trainer.step()["micro_batch"] == 2
     assert [line["kind"] for line in heard] == ["note", "note"]
     assert "2 sequences at a time instead of 4" in heard[-1]["note"]
 
 
 def test_the_live_picture_follows_the_run(monkeypatch):
-    shown, clock = live.Live("small"), itertools.count(step=3)
+    shown, clock = Live("small"), itertools.count(step=3)
     monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    trainer = run.small_trainer(listener=shown, max_tokens=4 * 512)
-    drawn = []
-    monkeypatch.setattr(shown, "show", lambda: drawn.append(shown.draw()))
+    trainer = small_runs.small_trainer(listener=shown, max_tokens=4 * 512)
+    shown.recall(trainer, [])
+    shown._next = 0.0
+    drawn, statuses = [], []
+    monkeypatch.setattr(shown, "show",
+                        lambda: (drawn.append(shown.draw()), statuses.append(shown.status)))
     trainer.run()
     assert len(shown.steps) == 4 and len(shown.evaluations) == 1
     score = shown.evaluations[0]["bits_per_byte"]
     assert f"step 4, loss {shown.steps[-1]['loss']:.2f}" in drawn[-1].text
     assert f"{score:.3f} bits per byte" in drawn[-1].text and f"{score:.3f}" in shown.text
     assert "Once upon a time" in shown.text and len(drawn[-1].png) < 80_000
+    assert "minutes left" in statuses[1] and "validation documents are scored" in statuses[-2]
+    assert statuses[-1].endswith("done") and shown.decay_begins == 1_024
     shown(trainer, {"kind": "note", "note": "something to say"})
     assert shown.text.endswith("something to say")
     norms = live.draw_norms(shown.steps, 1.0)
     share = sum(m["grad_norm"] > 1 for m in shown.steps) / 4
     assert norms.text.startswith(f"{share:.0%} of the 4 steps")
+    assert live.draw_norms([], 1.0).text.startswith("0% of the 0 steps")
+
+
+def test_the_smoothed_curve_neither_lags_nor_leads():
+    falling = [100.0 - 2 * n for n in range(100)]
+    assert smooth(falling) == pytest.approx(falling)
+    noisy = [value + (-1) ** n for n, value in enumerate(falling)]
+    window = noisy[50 - 4:50 + 5]
+    assert smooth(noisy, 4)[50] == pytest.approx(np.mean(window))
+    assert smooth([1.0], 3) == [1.0] and smooth([]) == []
+
+
+def test_recorded_runs_are_what_was_measured():
+    past = history()
+    nano = recorded("nano", "storybook")
+    assert nano.bits_per_byte[-1] == (past.snapshots[-1].tokens, past.snapshots[-1].bits_per_byte)
+    pico = recorded("pico", TINYSTORIES)
+    assert pico.loss[-1][0] == pico.bits_per_byte[-1][0] and "one pass" in pico.label
+    assert pico.loss[0][1] == pytest.approx(np.log(49_152), abs=0.02), "it begins by guessing"
+    assert recorded("nano", TINYSTORIES) is None
+    drawn = Live("beside", pico).draw()
+    assert pico.label in drawn.text
 
 
 # --- schedules -----------------------------------------------------------------------------------
@@ -265,6 +426,18 @@ def test_a_race_takes_fields_of_the_run(monkeypatch):
     monkeypatch.setenv("PICOLM_PRESET", "smoke")
     ends = [race.run("a", n_layers=1, decay=decay, momentum_warmup=0).last for decay in (0.0, 0.5)]
     assert ends[0] != ends[1] and all(0.5 < bits < 4 for bits in ends)
+
+
+def test_the_two_regimes_differ_as_the_notebook_says():
+    text = ablation_results.draw_regimes().text
+    found = dict(re.findall(r"([^;.]+: seen \w+(?: times)?): ([+-][\d.]+ ± [\d.]+\d)", text))
+    verdicts = {name.strip(): 0 if abs(middle) <= half else 1 if middle > 0 else -1
+                for name, (middle, half) in (
+                    (name, map(float, value.split(" ± "))) for name, value in found.items())}
+    for name in ("AdamW alone", "no sqrt(d)"):
+        assert verdicts[f"{name}: seen once"] == 1 and verdicts[f"{name}: seen four times"] == -1
+    for name in ("no output gate", "flat MLP, as many parameters"):
+        assert not verdicts[f"{name}: seen once"] and not verdicts[f"{name}: seen four times"]
 
 
 # --- the hunt ------------------------------------------------------------------------------------

@@ -12,7 +12,11 @@ from pathlib import Path
 import build
 import nbformat
 import pytest
+import torch
 from helpers import ROOT
+
+from picolm_lib.course import start
+from picolm_lib.device import Precision
 
 FOLDER = ROOT / "notebooks"
 
@@ -51,6 +55,36 @@ def test_anatomy(source):
     assert f"git+https://github.com/{build.slug()}" in code_cells(notebook)[0].source
     text = "".join(cell.source for cell in notebook.cells)
     assert "{badge}" not in text and "{neighbors}" not in text and "OUTCOME" not in text
+
+
+@every_notebook
+def test_only_what_needs_a_gpu_opens_on_one(source):
+    """What Colab reads when the badge is clicked, and what the set-up cell says without a GPU."""
+    notebook = built(source)
+    wants_gpu = "T4" in build.title(source)
+    assert wants_gpu == ("05" in source.stem)
+    assert (notebook.metadata.get("accelerator") == "GPU") == wants_gpu
+    assert (notebook.metadata.get("colab") == {"gpuType": "T4"}) == wants_gpu
+    assert ("wants_gpu=True" in code_cells(notebook)[0].source) == wants_gpu
+    assert (build.kaggle(source.stem) in "".join(c.source for c in notebook.cells)) == wants_gpu
+
+
+def test_without_a_gpu_the_set_up_cell_names_the_menu(monkeypatch, capsys):
+    shown = []
+    monkeypatch.delenv("PICOLM_PRESET", raising=False)
+    monkeypatch.setattr(start, "display", lambda box: shown.append(box.data))
+    monkeypatch.setattr(start, "choose_precision", lambda: Precision(
+        torch.device("cpu"), torch.float32, "there is nothing else"))
+    start.start(wants_gpu=False)
+    assert not shown
+    start.start(wants_gpu=True)
+    text = re.sub(r"<[^>]+>|\s+", " ", shown[0])
+    for words in ("no GPU", "Runtime", "Change runtime type", "T4 GPU", "Run all", "nano"):
+        assert words in text
+    monkeypatch.setattr(start, "choose_precision", lambda: Precision(
+        torch.device("cuda"), torch.float16, "a T4"))
+    start.start(wants_gpu=True)
+    assert len(shown) == 1 and start.preset_name("pico8k") == "pico8k"
 
 
 @every_notebook

@@ -143,19 +143,18 @@ def _status(trainer: Trainer, done: bool) -> str:
 
 def draw_norms(steps: list[dict[str, Any]], limit: float) -> Picture:
     """The gradient norm of every step, the limit, and the learning rate below."""
-    if not steps:
-        steps = [{"tokens": 0, "grad_norm": None, "lr_factor": 0.0}]
     figure, (top, bottom) = canvas(3.6, 2, 1, sharex=True, height_ratios=(2, 1))
     tokens = [m["tokens"] / 1e6 for m in steps]
     norms = [m["grad_norm"] or float("nan") for m in steps]
+    share = sum(norm > limit for norm in norms) / max(len(norms), 1)
     every = max(len(steps) // POINTS, 1)
     top.plot(tokens[::every], norms[::every], color=BLUE, linewidth=0.9)
     top.axhline(limit, color=ORANGE, linewidth=1.2)
-    top.text(tokens[-1], 0.9 * limit, "clipped above", color=ORANGE, ha="right", va="top",
-             fontsize=9)
-    top.set(yscale="log", ylabel="gradient norm", title="Gradient norm and learning rate, by step")
+    top.annotate("clipped above", (1, limit), xycoords=("axes fraction", "data"), color=ORANGE,
+                 xytext=(0, -3), textcoords="offset points", ha="right", va="top", fontsize=9)
+    top.set(yscale="log", ylabel="gradient norm",
+            title=f"Gradient norm: {share:.0%} of the {len(steps):,} steps were clipped")
     bottom.plot(tokens, [m["lr_factor"] for m in steps], color=GREEN)
     bottom.set(xlabel="tokens trained on (millions)", ylabel="lr factor", ylim=(0, 1.1))
-    share = sum(norm > limit for norm in norms) / len(norms)
     return finish(figure, f"{share:.0%} of the {len(steps):,} steps were clipped to a norm of "
                           f"{limit:g}.")

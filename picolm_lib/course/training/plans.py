@@ -105,7 +105,7 @@ def _settings(preset: str, data: str, minutes: float, seed: int) -> tuple[PicoCo
                         else "bundled")
     minutes = minutes or MINUTES.get(preset, 0.0)
     if minutes:
-        train = replace(train, max_minutes=float(minutes), max_tokens=0, max_steps=0)
+        train = replace(train, max_minutes=minutes, max_tokens=0, max_steps=0)
     if train.tokenizer == chosen.train.tokenizer:
         return chosen.model, train
     return replace(chosen.model, vocab_size=len(load_tokenizer(train.tokenizer))), train
