@@ -30,7 +30,8 @@
 #
 # Colab may take its machine back at any time, with all files on it. If `SAVE_TO_DRIVE` is ticked, your run
 # is copied to your Google Drive every few minutes, and "Run all" on another machine goes on from there.
-# `RUN` says which run: an unfinished one if there is one, a new one, or one that you name, such as `05-2`.
+# `RUN` says which run: it continues an unfinished one if there is one, else it is a new one; or name one,
+# such as `05-2`. (When you open the badge again, all fields are as they are here.)
 
 # %%
 from picolm_lib.course.start import preset_name
@@ -39,7 +40,7 @@ MODEL = "pico"  # @param ["pico", "pico8k"]
 MINUTES = 0  # @param {type:"number"}
 DATA = "auto"  # @param ["auto", "storybook", "roneneldan/TinyStories"] {allow-input: true}
 SAVE_TO_DRIVE = True  # @param {type:"boolean"}
-RUN = "continue an unfinished one, else new"  # @param ["continue an unfinished one, else new", "new"] {allow-input: true}
+RUN = "continue, else new"  # @param ["continue, else new", "new"] {allow-input: true}
 PROMPT = "Once upon a time"  # @param {type:"string"}
 SEED = 0  # @param {type:"integer"}
 PRESET = preset_name(MODEL)
@@ -92,7 +93,7 @@ budget.draw_budget(pico.model, pass_tokens, "pico")
 
 # %% [markdown]
 # *What to see: the output layer alone takes almost half of the FLOPs; below, all logits of one pass would
-# need more memory than everything else that the whole run needs.*
+# need more memory than weights, gradients and momenta together.*
 #
 # Check it by hand. It takes only additions and multiplications:
 
@@ -116,8 +117,8 @@ assert mine == flops_per_token(pico.model)
 # %% tags=["nbval-check-output"]
 batch_tokens = pico.train.batch_size * pico.model.max_seq_len
 muon = budget.muon_flops(pico.model)
-print(f"Muon: {muon / 1e9:.0f} GFLOP per step, beside {mine * batch_tokens / 1e9:,.0f} for the model: "
-      f"{muon / (mine * batch_tokens):.0%} more")
+print(f"Muon: {muon / 1e9:.0f} GFLOP per step, beside {mine * batch_tokens / 1e9:,.0f} for the "
+      f"model: {muon / (mine * batch_tokens):.0%} more")
 for share in (0.10, 0.15, 0.20):
     rate = share * 65e12 / (mine + muon / batch_tokens)
     print(f"at {share:.0%} of a T4's 65 TFLOP/s: {rate:,.0f} tokens/s, "
@@ -154,9 +155,9 @@ from picolm_lib.course.training.plans import plan_run
 plan = plan_run(PRESET, DATA, MINUTES, SEED, RUN, kept)
 speed, sketch = plan.speed, plan.sketch
 best = budget.matmul_flops(sketch.device, sketch.precision.dtype)
-print(f"{PRESET}: {speed.tokens_per_second:,.0f} tokens/s, {speed.flops_per_second / 1e9:,.1f} GFLOP/s; "
-      f"a plain product {best / 1e9:,.1f}: {speed.flops_per_second / best:.0%} of it")
-predicted = budget.predicted_memory(sketch.model.config, sketch.config, sketch.precision.dtype)
+print(f"{PRESET}: {speed.tokens_per_second:,.0f} tokens/s, {speed.flops_per_second / 1e9:,.1f} "
+      f"GFLOP/s; a plain product {best / 1e9:,.1f}: {speed.flops_per_second / best:.0%} of it")
+predicted = budget.predicted_memory(plan.config.model, sketch.config, sketch.precision.dtype)
 measured = budget.measured_memory(sketch)
 print(f"memory: {predicted / 1e6:,.0f} MB counted beforehand, {measured / 1e6:,.0f} MB measured")
 print(plan.describe())
@@ -166,7 +167,8 @@ print(plan.describe())
 # FLOPs. (Other programs on your machine count too.) The memory was counted with the kernels of a GPU; those
 # of a CPU need up to a fifth more or less.
 #
-# The minutes have now become a number of tokens, so the schedule of the whole run is fixed.
+# The minutes have now become a number of tokens, so the schedule of the whole run is fixed. If the machine
+# becomes slower, as a hot T4 does, the run takes longer, and stays the same run.
 
 # %%
 from picolm_lib.course.start import show_source
@@ -481,9 +483,10 @@ print(f"{steps} steps, loss {losses[0]:.3f} to {losses[-1]:.3f}")
 # %%
 trainer = small_trainer(seed=SEED)
 theirs = [trainer.step()["loss"] for _ in range(steps)]
-print("largest difference of a loss:", max(abs(a - b) for a, b in zip(losses, theirs, strict=True)))
+print("largest difference of a loss:", max(abs(a - b) for a, b in zip(losses, theirs)))
 assert losses == theirs
-assert all(torch.equal(p, q) for p, q in zip(net.parameters(), trainer.model.parameters(), strict=True))
+weights = zip(net.parameters(), trainer.model.parameters(), strict=True)
+assert all(torch.equal(p, q) for p, q in weights)
 
 # %% [markdown]
 # Not one bit. What the library adds is what a run of sixteen minutes needs: a batch in parts, if memory is
@@ -538,8 +541,8 @@ scores = ready.train(trainer)
 
 # %%
 minutes = trainer.progress.elapsed / 60
-print(f"{trainer.progress.step:,} steps, {trainer.progress.tokens:,} tokens in {minutes:.2f} minutes "
-      f"before the last evaluation; planned {plan.minutes_left:.2f}")
+print(f"{trainer.progress.step:,} steps, {trainer.progress.tokens:,} tokens of "
+      f"{trainer.total_tokens:,}, {minutes:.2f} minutes before the last evaluation")
 print(f"loss {scores.loss:.3f}, perplexity {scores.perplexity:.2f}, accuracy {scores.accuracy:.1%}")
 print(f"{scores.bits_per_byte:.3f} bits per byte on {scores.predicted:,} tokens")
 draw_norms(live.steps, ready.train_config.grad_clip)
@@ -548,8 +551,9 @@ draw_norms(live.steps, ready.train_config.grad_clip)
 # *What to see: the gradient norm of every step against the limit, an orange line; its title says what share
 # of the steps was clipped. Below, the learning rate falls to zero at the end of the run.*
 #
-# Clipping is no emergency brake here: it acts on many steps, most of them early. That does little harm, since
-# Muon and AdamW both rescale what they get ("Does it matter?" has the numbers).
+# Clipping is no emergency brake for a rare bad batch here: it acts on most of the first steps, where
+# gradients are long, and on few later ones. (In the recorded run of `pico` it acted on 20% of the steps.)
+# That does little harm, since Muon and AdamW both rescale what they get; "Does it matter?" has the numbers.
 #
 # **Bits per byte** is the number to compare, since it does not depend on the tokenizer. By hand:
 

@@ -84,14 +84,14 @@ def draw_regimes() -> Picture:
     once, often = effects("cpu"), effects("repeated")
     points = {}
     for after in often:
-        name = after.name.partition(", rate")[0]
-        before = next(e for e in once if e.name.partition(", rate")[0] == name)
+        name = after.name.partition(",")[0]
+        before = next(e for e in once if e.name.partition(",")[0] == name)
         points[f"{name}: seen once"] = (before.difference, before.half_width)
         points[f"{name}: seen four times"] = (after.difference, after.half_width)
     text = "; ".join(f"{name}: {middle:+.4f} ± {half:.4f}"
                      for name, (middle, half) in points.items())
-    return intervals(points, "bits per byte against the default (right: the default is better)",
-                     "The same change, with much and with little text",
+    return intervals(points, "bits per byte against the default",
+                     "The same change twice (right: the default is better)",
                      f"Differences from the default in bits per byte, with 95% intervals. {text}.")
 
 

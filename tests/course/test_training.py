@@ -106,8 +106,11 @@ def test_the_prediction_is_arithmetic_on_the_data_sheet():
         least, most = map(int, row[6].split(" to "))
         assert least == round(train.max_tokens * each / (0.2 * 65e12) / 60)
         assert most == round(train.max_tokens * each / (0.1 * 65e12) / 60)
-    # What the notebook says of the two: Muon's share, and that the small one is faster.
+    # What the notebook says: Muon's share; the output layer's; the logits of a pass.
     assert rows[0][3] == "6%" and int(rows[1][2]) < 0.7 * int(rows[0][2])
+    pico = PRESETS["pico"].model
+    assert 0.45 < budget.flops(pico)["output layer"] / flops_per_token(pico) < 0.5
+    assert 4 * 49_152 * 16 * 384 > sum(budget.state_bytes(pico).values())
 
 
 def test_the_counted_memory_is_about_what_a_step_takes():
@@ -436,7 +439,7 @@ def test_the_two_regimes_differ_as_the_notebook_says():
                     (name, map(float, value.split(" ± "))) for name, value in found.items())}
     for name in ("AdamW alone", "no sqrt(d)"):
         assert verdicts[f"{name}: seen once"] == 1 and verdicts[f"{name}: seen four times"] == -1
-    for name in ("no output gate", "flat MLP, as many parameters"):
+    for name in ("no output gate", "flat MLP"):
         assert not verdicts[f"{name}: seen once"] and not verdicts[f"{name}: seen four times"]
 
 

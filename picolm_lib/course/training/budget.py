@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from IPython.display import Markdown
@@ -13,6 +14,7 @@ from picolm_lib.course.plots import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, Pictu
 from picolm_lib.course.training.memory import peak_bytes
 from picolm_lib.device import GPU_PEAK_TFLOPS
 from picolm_lib.model.picolm import PicoLM, flops_per_token
+from picolm_lib.train.budget import MIN_SECONDS
 from picolm_lib.train.estimate import MemoryEstimate
 from picolm_lib.train.muon import MuonAdamW, parameter_groups
 from picolm_lib.train.trainer import Trainer
@@ -35,7 +37,7 @@ def flops(config: PicoConfig) -> dict[str, int]:
 
 
 def state_bytes(config: PicoConfig) -> dict[str, int]:
-    """Bytes that are needed for the whole run. Muon keeps one float32 per weight, AdamW two."""
+    """Bytes that are held all the time, beside activations. Muon keeps one float32 per weight, AdamW two."""
     with torch.device("meta"):
         groups = parameter_groups(PicoLM(config))
     count = {kind: sum(p.numel() for g in groups if g["kind"] == kind for p in g["params"])
@@ -115,8 +117,8 @@ def draw_budget(config: PicoConfig, tokens: int, name: str) -> Picture:
         axes.legend(loc="upper left", ncols=3, fontsize=8.5, handlelength=1)
         sums.append(start)
     top.set_title(f"{name}: {sums[0]:,.0f} MFLOP per token")
-    bottom.set_title(f"what the whole run needs, and the logits of {tokens:,} tokens")
-    return finish(figure, f"A token of {name} costs {sums[0]:,.0f} MFLOP; the run needs "
+    bottom.set_title(f"what is held all the time, and the logits of {tokens:,} tokens")
+    return finish(figure, f"A token of {name} costs {sums[0]:,.0f} MFLOP; the run holds "
                           f"{sum(state_bytes(config).values()) / 1e6:,.0f} MB, and all logits of "
                           f"{tokens:,} tokens would be {held.popitem()[1] / 1e6:,.0f} MB more.")
 
@@ -130,18 +132,20 @@ class Speed:
     loss: float
 
 
-def measure_steps(trainer: Trainer, steps: int = 3, seconds: float = 3.0) -> Speed:
-    """Takes optimizer steps; the first one, which is slower than all others, is not timed.
+def measure_steps(trainer: Trainer, steps: int = 5, seconds: float = 5.0) -> Speed:
+    """Takes optimizer steps, and the median of their times: others may use the machine, too.
 
     Args:
-        steps, seconds: at least so many, and for at least so long.
+        steps, seconds: at least so many, and for at least so long; the first one, which is slower
+            than all others, does not count.
     """
     trainer.step()
-    before, started, taken, passed = trainer.progress.tokens, time.monotonic(), 0, 0.0
-    while taken < steps or passed < seconds:
+    times: list[float] = []
+    while len(times) < steps or sum(times) < seconds:
+        started = time.monotonic()
         loss = trainer.step()["loss"]
-        taken, passed = taken + 1, time.monotonic() - started
-    rate = (trainer.progress.tokens - before) / passed
+        times.append(max(time.monotonic() - started, MIN_SECONDS))
+    rate = trainer.batch_tokens / median(times)
     return Speed(rate, rate * trainer.flops, loss)
 
 

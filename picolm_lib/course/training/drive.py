@@ -87,7 +87,7 @@ def connect(wanted: bool) -> Drive:
     except ImportError:
         print("This is not Colab: runs are kept on this machine, in the folder runs.")
         return Drive()
-    # In Colab, notebooks run in /content, and everybody mounts Drive in /content/drive.
+    # Where everybody mounts it in Colab: in the folder that notebooks run in.
     mount = Path.cwd() / "drive"
     folder = mount / "MyDrive" / FOLDER
     try:

@@ -23,7 +23,7 @@ from picolm_lib.train.checkpoint import RunConfig, has_resume, load_config, load
 from picolm_lib.train.metrics import read_metrics
 from picolm_lib.train.trainer import Trainer
 
-CONTINUE = "continue an unfinished one, else new"
+CONTINUE = "continue, else new"
 # Of training and evaluation, unless the learner sets them.
 MINUTES = {"pico": 16.0, "pico8k": 16.0, "nano": 1.2}
 # Tokens of the last evaluation: 21,990 stories of TinyStories, one in a hundred of the Storybook's.

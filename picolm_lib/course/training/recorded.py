@@ -1,7 +1,7 @@
 """Runs that come with the package, to draw the learner's own beside.
 
-pico.json is a run of the preset pico over 1.74 million tokens, 8,443 stories of TinyStories that are
-each seen once; on one CPU core, in bfloat16, in 48 minutes (2026-11-28, torch 2.13.0):
+pico.json is a run of the preset pico over 1.74 million tokens: 8,443 stories of TinyStories, each
+seen once; on one CPU core, in bfloat16, in 48 minutes (2026-11-28, torch 2.13.0):
 
     picolm train --preset pico --data tinystories/ --tokenizer smollm/ --max-tokens 1740000 --run R
     python -m picolm_lib.course.training.recorded R
