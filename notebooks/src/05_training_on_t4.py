@@ -725,8 +725,8 @@ show_source(Trainer.accumulate_gradients)
 # %%
 from IPython import get_ipython
 
-command = (f"torchrun --nproc-per-node 2 -m picolm_lib train --preset {MODEL} --max-minutes 16 "
-           "--run runs/two --resume")
+command = (f"torchrun --nproc-per-node 2 -m -- picolm_lib train --preset {MODEL} "
+           "--max-minutes 16 --run runs/two --resume")
 print(command)
 if torch.cuda.device_count() > 1:
     get_ipython().system(command)

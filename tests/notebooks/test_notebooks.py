@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 import base64
 import json
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import build
@@ -85,6 +89,20 @@ def test_without_a_gpu_the_set_up_cell_names_the_menu(monkeypatch, capsys):
         torch.device("cuda"), torch.float16, "a T4"))
     start.start(wants_gpu=True)
     assert len(shown) == 1 and start.preset_name("pico8k") == "pico8k"
+
+
+def test_the_command_for_two_gpus_runs_on_two_processes(tmp_path):
+    notebook = build.render(next(s for s in build.SOURCES if "05" in s.stem))
+    cell = next(c.source for c in code_cells(notebook) if "torchrun" in c.source)
+    command = "".join(re.findall(r'f?"((?:torchrun|--max)[^"]+)"', cell)).format(MODEL="smoke")
+    command = command.replace("--max-minutes 16", "--max-steps 2 --device cpu")
+    torchrun, *words = shlex.split(command)
+    done = subprocess.run([Path(sys.executable).with_name(torchrun), *words], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=300, env={
+                              **os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+                              "PICOLM_CACHE": str(tmp_path / "cache")})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "two" / "model.safetensors").exists()
 
 
 @every_notebook

@@ -68,6 +68,11 @@ class Live:
             self.status = _status(trainer, done=is_last and line["kind"] == "evaluation")
             self.show()
 
+    def announce(self, status: str) -> None:
+        """Says what is going on now."""
+        self.status = status
+        self._show_text()
+
     def add_text(self, text: str) -> None:
         """Adds lines below the picture."""
         self.text += ("\n" if self.text else "") + text

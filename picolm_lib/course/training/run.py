@@ -107,6 +107,8 @@ class Watched:
         checkpoint = self.folder / "resume.pt"
         written = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
         if written > self._copied:
+            if self.drive.folder:
+                self.live.announce("copying the checkpoint to Drive ...")
             self.drive.keep(self.folder, f"runs/{self.folder.name}")
             self._copied = written
 
