@@ -50,7 +50,10 @@ def evaluate_command(argv: list[str], prog: str = "picolm evaluate") -> None:
         documents = corpus.documents
         corpus = Corpus(lambda: (("all", text) for _, text in documents()),
                         corpus.fingerprint + "-all")
-    text = tokenize_corpus(corpus, tokenizer, splits=(options.split,))[options.split]
+    # Of its own data, what the run has prepared.
+    prepared = 0 if options.data else config.train.data_tokens
+    text = tokenize_corpus(corpus, tokenizer, splits=(options.split,),
+                           data_tokens=prepared)[options.split]
     scores = evaluate(model, text, chosen, options.max_tokens or None)
     print_scores(scores, f"{options.data or config.train.data} ({options.split})")
     if options.questions:

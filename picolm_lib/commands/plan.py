@@ -21,6 +21,8 @@ from picolm_lib.train.trainer import Trainer
 
 # Of a run that is limited in minutes: it may turn out faster than its first passes were.
 RESERVE = 1.5
+# Tokens: more than there are.
+MOST = 10**13
 
 
 def trial(model: PicoConfig, train: TrainConfig, validation_tokens: int = 2**20) -> Trainer:
@@ -34,12 +36,14 @@ def trial(model: PicoConfig, train: TrainConfig, validation_tokens: int = 2**20)
     rng = np.random.default_rng(train.seed)
 
     def random_file(tokens: int) -> TokenFile:
-        ids = rng.integers(model.vocab_size, size=tokens, dtype=np.uint16)
+        ids = rng.integers(min(model.vocab_size, 2**16), size=tokens, dtype=np.uint16)
         return TokenFile(ids, TokenCounts(tokens=tokens, bytes=4 * tokens))
 
     files = {"train": random_file(4 * train.batch_size * model.max_seq_len + 1),
              "validation": random_file(validation_tokens)}
-    return Trainer(model, replace(train, compile=False), load_tokenizer(), files, show=False)
+    # The prompt may be in a language that this tokenizer cuts into too many pieces.
+    return Trainer(model, replace(train, compile=False, prompt=""), load_tokenizer(), files,
+                   show=False)
 
 
 def tokens_to_prepare(model: PicoConfig, train: TrainConfig, corpus: Corpus) -> int:
@@ -51,7 +55,7 @@ def tokens_to_prepare(model: PicoConfig, train: TrainConfig, corpus: Corpus) -> 
         PicoError: `data_tokens` is set, and the corpus has no validation split of its own.
     """
     if not corpus.has_validation:
-        require(not train.data_tokens, "data_tokens needs data with a validation split, since "
+        require(not train.data_tokens, "--data-tokens needs data with a validation split, since "
                                        "otherwise it would change what is held out; leave it out")
         return 0
     if train.data_tokens:
@@ -59,11 +63,13 @@ def tokens_to_prepare(model: PicoConfig, train: TrainConfig, corpus: Corpus) -> 
     step = train.batch_size * model.max_seq_len
     limits = [limit for limit in (train.max_tokens, train.max_steps * step) if limit]
     if train.max_minutes:
-        size = bpe_size(train.tokenizer) or len(load_tokenizer(train.tokenizer))
+        size = bpe_size(train.tokenizer)
+        if size is None:
+            size = len(load_tokenizer(train.tokenizer))
         run = trial(replace(model, vocab_size=size), train)
         run.measure_speed()
-        limits.append(math.ceil(RESERVE * run.budget.total_tokens(run.progress)))
-    # The last window of an epoch needs a token more, and the first ones are cut off.
-    needed = min(limits) + step
+        limits.append(min(math.ceil(RESERVE * run.total_tokens), MOST))
+    # The first tokens of an epoch are cut off, and the last ones that make no window.
+    needed = min(limits) + step + model.max_seq_len
     unit = 10 ** (len(str(needed)) - 1)
     return -(-needed // unit) * unit

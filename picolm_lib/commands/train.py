@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-
 # An option without a --no-... beside it.
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 
@@ -119,8 +118,11 @@ def _make_trainer(options: TrainOptions, config: RunConfig, argv: list[str], pro
                       seed=config.train.seed), flush=True)
     corpus = load_corpus(config.train.data, config.train.storybook_stories)
     print_notes(corpus, say)
-    size = (config.train.data_tokens if was
-            else tokens_to_prepare(config.model, config.train, corpus))
+    size = config.train.data_tokens
+    if not was:
+        # What a start without a checkpoint has left in config.json is not the user's.
+        asked = size if "data_tokens" in explicitly_set(argv) else 0
+        size = tokens_to_prepare(config.model, replace(config.train, data_tokens=asked), corpus)
     tokenizer = (read_tokenizer(folder / "tokenizer") if was
                  else saved_and_read(tokenizer_for(config.train.tokenizer, corpus, size)))
     config = replace(config, model=_fit_vocabulary(config.model, tokenizer, argv),
@@ -138,8 +140,8 @@ def _make_trainer(options: TrainOptions, config: RunConfig, argv: list[str], pro
         # Those that come by the plan as it is now.
         progress = trainer.progress
         progress.evaluations = progress.tokens * config.train.evals // trainer.total_tokens
-    if was and (line := _change_of_length(trainer, was.train)):
-        say(line)
+        if line := _change_of_length(trainer, was.train):
+            say(line)
     if processes.is_main:
         save_config(folder, config)
         if not was:
@@ -160,11 +162,13 @@ def _change_of_length(trainer: Trainer, was: TrainConfig) -> str:
                 "nothing is left to train; a higher limit, such as --max-tokens, prolongs it")
     if all(getattr(was, name) == getattr(config, name) for name in LIMITS):
         return ""
-    factor = lr_factor(progress.tokens / total, config)
+    factor, there = lr_factor(progress.tokens / total, config), trainer.files["train"].count.tokens
     about = "about " if config.max_minutes else ""
     end = f" and falls to zero over the last {config.decay:.0%}" if config.decay else ""
+    again = (f"; it reads the {there:,} tokens that it has prepared {total / there:.1f} times"
+             if config.data_tokens and total > there else "")
     return (f"the run now ends at {about}{total:,} tokens, and its schedule is that of such a run: "
-            f"the learning rate goes on at {factor:.0%} of its peak{end}")
+            f"the learning rate goes on at {factor:.0%} of its peak{end}{again}")
 
 
 def _print_outcome(trainer: Trainer, scores: Scores, folder: Path, prog: str) -> None:

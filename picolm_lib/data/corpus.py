@@ -19,7 +19,6 @@ from picolm_lib.data import hub
 from picolm_lib.data.hub_dataset import find_dataset
 from picolm_lib.data.local import HINT, find_files
 from picolm_lib.data.readers import kind_of
-from picolm_lib.data.splits import SPLITS
 from picolm_lib.data.tokenizer import END_OF_TEXT
 from picolm_lib.storybook import story as storybook
 
@@ -75,18 +74,11 @@ def load_corpus(data: str, stories: int = TrainConfig.storybook_stories) -> Corp
 
 def _from_hub(name: str) -> Corpus:
     found = find_dataset(name)
-    names = {SPLITS[split]: split for split in reversed(found.splits) if split in SPLITS}
-    # A single split is all there is, unless its name says that it is for something else.
-    if len(found.splits) == 1 and not names:
-        names = {"train": next(iter(found.splits))}
-    if "train" not in names:
-        raise PicoError(f"{name!r} has no split 'train', only "
-                        f"{', '.join(map(repr, found.splits))}; download the split to train on, "
-                        f"and use {HINT}.")
-    used = {part: names[part] for part in ("train", "validation") if part in names}
+    used = found.parts()
+    content = {part: found.splits[split] for part, split in used.items()}
     rest = [split for split in found.splits if split not in used.values()]
     return _corpus(name, {part: partial(found.read, split) for part, split in used.items()},
-                   _hash(name, found.commit, used),
+                   _hash(found.format, found.options, content),
                    [f"left out: {', '.join(rest)} (other splits)"] if rest else ())
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -79,8 +79,8 @@ def tokenize_corpus(corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
         raise PicoError(f"token files are uint16, so a vocabulary has at most {MAX_VOCAB_SIZE:,} "
                         f"tokens; this one has {len(tokenizer):,}.")
     # Where both splits are there, one alone would be a second copy.
-    both = token_folder(corpus, tokenizer)
-    if "train" not in splits and os.path.exists(both / "counts.json"):
+    both = token_folder(corpus, tokenizer, data_tokens=data_tokens)
+    if {"train", "validation"} > set(splits) and os.path.exists(both / "counts.json"):
         splits = ("train", "validation")
     most = data_tokens if "train" in splits and corpus.has_validation else 0
     folder = token_folder(corpus, tokenizer, splits, most)
@@ -137,16 +137,20 @@ def _write(folder: Path, corpus: Corpus, tokenizer: PreTrainedTokenizerFast,
             # Drops what was written after the last recorded block.
             stream.truncate(2 * counts[name].tokens)
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        blocks = _blocks(islice(corpus.documents(), done, None))
+        documents = corpus.documents()
+        if corpus.has_validation and splits == ("validation",):
+            # The others come after it, and may have to be downloaded.
+            documents = takewhile(lambda document: document[0] == "validation", documents)
+        blocks = _blocks(islice(documents, done, None))
         jobs = (pool.submit(_encode, tokenizer, block, splits) for block in blocks)
         for job in _prefetch(jobs):
             if most and counts["train"].tokens >= most:
                 break
-            encoded, documents, has_mark = job.result()
-            for name, (ids, documents_of_split, text_bytes) in encoded.items():
+            encoded, number, has_mark = job.result()
+            for name, (ids, number_of_split, text_bytes) in encoded.items():
                 _append(streams[name], ids)
-                counts[name].add(ids, documents_of_split, text_bytes)
-            done, marked = done + documents, marked or has_mark
+                counts[name].add(ids, number_of_split, text_bytes)
+            done, marked = done + number, marked or has_mark
             save_counts(progress, counts, done)
             bar.update(_tokens(counts) - bar.n)
         for name, stream in streams.items():

@@ -52,7 +52,9 @@ def check_identity(saved: dict[str, Any], now: dict[str, Any], folder: Path | No
     if saved["tokenizer"] != now["tokenizer"]:
         raise PicoError(f"the tokenizer in {where} is not the one that this run was trained with; "
                         "restore it, or choose another --run.")
-    _compare(saved["configuration"], now["configuration"], f"the checkpoint in {where}",
+    # A field that is newer than the checkpoint had its default.
+    configuration = {**_fixed(PicoConfig(), TrainConfig()), **saved["configuration"]}
+    _compare(configuration, now["configuration"], f"the checkpoint in {where}",
              "restore config.json")
     if saved["data"] != now["data"]:
         raise PicoError(f"the data are not those that the run in {where} has learned from; restore "

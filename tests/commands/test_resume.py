@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from calls import TINY, events, mistake, run, run_script, same_weights, train
 from helpers import STORIES
+from tables import write_texts
 
 from picolm_lib.commands.evaluate import evaluate_command
 from picolm_lib.commands.export import export_command
@@ -22,6 +25,7 @@ from picolm_lib.commands.generate import generate_command
 from picolm_lib.commands.main import dispatch
 from picolm_lib.commands.train import train_command
 from picolm_lib.data.tokenizer import train_bpe
+from picolm_lib.train.checkpoint import write_state
 from picolm_lib.train.identity import RUN_FILES
 from picolm_lib.train.metrics import read_metrics
 
@@ -185,6 +189,51 @@ def test_a_finished_run_is_prolonged_and_says_what_becomes_of_its_schedule(home,
     evaluated = [m["step"] for m in read_metrics(copy) if m["kind"] == "evaluation"]
     assert evaluated == [6, 9, 12]
     assert "nothing is left" in run(train_command, "--run", copy, "--resume", "--max-steps", 3)[1]
+
+
+# --- data of which only a part is prepared --------------------------------------------------------
+
+@pytest.fixture
+def halves(home, tmp_path) -> Callable[..., tuple[int, str, str]]:
+    """A short run on data with a validation split, in tmp_path / "run"."""
+    data = tmp_path / "data"
+    data.mkdir()
+    write_texts(data / "train.txt", STORIES[:30])
+    write_texts(data / "validation.txt", STORIES[30:])
+    return lambda *more: train(home, tmp_path / "run", "--data", data, *more)
+
+
+def prepared(folder: Path) -> int:
+    return json.loads((folder / "config.json").read_text())["train"]["data_tokens"]
+
+
+def test_the_part_that_is_prepared_is_the_runs_own(halves, home, tmp_path):
+    assert halves()[0] == 0
+    # 6 steps of 64 tokens, a step and a window more, rounded up to one digit.
+    assert prepared(tmp_path / "run") == 500
+    assert "data_tokens 500, not 900" in mistake(halves("--resume", "--data-tokens", 900))
+    code, out, _ = halves("--resume", "--max-steps", 200)
+    there = re.search(r"reads the ([\d,]+) tokens that it has prepared", out)[1]
+    there = int(there.replace(",", ""))
+    assert code == 0 and f"prepared {12_800 / there:.1f} times" in out
+    assert prepared(tmp_path / "run") == 500
+    # What a start without a checkpoint has left is not taken for the user's wish.
+    for path in (tmp_path / "run").glob("*"):
+        if path.name not in ("config.json", "tokenizer"):
+            path.unlink()
+    assert halves("--resume", "--max-steps", 20)[0] == 0 and prepared(tmp_path / "run") == 2_000
+    line = mistake(train(home, tmp_path / "other", "--data-tokens", 100))
+    assert "--data-tokens" in line and "validation split" in line
+
+
+def test_a_checkpoint_from_before_that_is_resumed(home, copy):
+    state = torch.load(copy / "resume.pt", weights_only=True)
+    del state["identity"]["configuration"]["data_tokens"]
+    write_state(copy / "resume.pt", state)
+    saved = json.loads((copy / "config.json").read_text())
+    del saved["train"]["data_tokens"]
+    (copy / "config.json").write_text(json.dumps(saved))
+    assert train(home, copy, "--resume", "--max-steps", 8)[0] == 0
 
 
 # --- folders that hold something -----------------------------------------------------------------

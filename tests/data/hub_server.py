@@ -44,6 +44,7 @@ class Hub(ThreadingHTTPServer):
         self.sent = Counter[str]()
         """Bytes of content, by the file's path in its repository."""
         self.faults: list[tuple[str, Iterator[str]]] = []
+        self.commit = COMMIT
         self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -69,6 +70,11 @@ class Hub(ThreadingHTTPServer):
             if fnmatchcase(request, pattern) and (fault := next(faults, "")):
                 return fault
         return ""
+
+
+def _blob(file: Path) -> str:
+    """What identifies the content of a file; of a folder, anything."""
+    return hashlib.sha1(file.read_bytes() if file.is_file() else b"").hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -102,20 +108,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("404", "EntryNotFound")
         elif what == "tree":
             pattern = "**/*" if "recursive=true" in self.path.lower() else "*"
-            self._json([{"type": "directory" if file.is_dir() else "file", "oid": COMMIT,
+            self._json([{"type": "directory" if file.is_dir() else "file", "oid": _blob(file),
                          "path": str(file.relative_to(folder)), "size": file.stat().st_size}
                         for file in sorted((folder / path).glob(pattern))])
         else:
             files = [{"rfilename": str(file.relative_to(folder))}
                      for file in sorted(folder.rglob("*")) if file.is_file()]
-            self._json({"id": name, "sha": COMMIT, "siblings": files})
+            self._json({"id": name, "sha": self.server.commit, "siblings": files})
 
     def _serve_file(self, file: Path) -> None:
         if not file.is_file():
             self._refuse("404", "EntryNotFound")
             return
         body = file.read_bytes()
-        headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{_blob(file)}"', "Accept-Ranges": "bytes"}
         if part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             first, last = int(part[1]), min(int(part[2] or len(body)), len(body) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
@@ -135,13 +141,14 @@ class _Handler(BaseHTTPRequestHandler):
         if self.fault == "drop" and self.command == "HEAD":
             return
         self.send_response(status)
-        headers = {**headers, "X-Repo-Commit": COMMIT, "Content-Length": len(body)}
+        headers = {**headers, "X-Repo-Commit": self.server.commit, "Content-Length": len(body)}
         for name, value in headers.items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
             body = body[:len(body) // 2] if self.fault == "drop" else body
-            self.server.sent[self.asked.rpartition(f"/resolve/{COMMIT}/")[2]] += len(body)
+            path = self.asked.rpartition(f"/resolve/{self.server.commit}/")[2]
+            self.server.sent[path] += len(body)
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:

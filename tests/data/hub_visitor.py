@@ -11,10 +11,12 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
 from huggingface_hub import constants
 
+from picolm_lib.commands.evaluate import evaluate_command
 from picolm_lib.commands.main import run_command
 from picolm_lib.commands.train import train_command
 from picolm_lib.config import PicoError
@@ -45,9 +47,18 @@ def tokenizer(name: str) -> list[object]:
 
 def train(*words: str) -> int:
     """The command's exit code."""
-    sys.argv = ["run_train.py", *words]
+    return command(train_command, "run_train.py", *words)
+
+
+def evaluate(*words: str) -> int:
+    """The command's exit code."""
+    return command(evaluate_command, "evaluate", *words)
+
+
+def command(run: Callable[..., None], *words: str) -> int:
+    sys.argv = list(words)
     try:
-        run_command(train_command)
+        run_command(run)
     except SystemExit as end:
         return end.code
     return 0

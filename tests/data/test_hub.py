@@ -6,7 +6,6 @@ passed. A fault that lasts gives one line. A partial download is never used.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -27,6 +26,7 @@ from safetensors.torch import load_file
 from tables import write_texts
 
 from picolm_lib.config import SMOLLM, TINYSTORIES
+from picolm_lib.data import hub_dataset
 from picolm_lib.data.tokenizer import load_tokenizer
 from picolm_lib.export import export
 from picolm_lib.sampling import SampleConfig, stream_text
@@ -282,13 +282,91 @@ def test_a_run_downloads_and_prepares_only_what_it_reads(hub, visit, tinystories
     assert 0 < trained["tokens"] < 10 * saved_config(tmp_path / "timed")["data_tokens"]
 
 
-def test_a_format_that_only_datasets_knows_is_read_by_it(hub, visit, tmp_path):
-    (tmp_path / "Table").mkdir()
-    with (tmp_path / "Table" / "train.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([("number", "text"), *enumerate(STORIES)])
-    hub.repositories["datasets/somebody/Table"] = tmp_path / "Table"
-    outcome = visit(("data", "somebody/Table"))[0][0]
-    assert sorted(outcome["train"] + outcome["validation"]) == sorted(STORIES)
+def test_what_a_run_has_read_is_all_that_its_evaluation_needs(hub, visit, tinystories, tmp_path):
+    """Also without a network, and after a commit that changed none of the files."""
+    short = train(run="short", data=TINYSTORIES)
+    said = visit(short)
+    (tinystories / "README.md").write_text("---\nlicense: mit\n---\nAnother text.\n")
+    hub.commit = "f" * 40
+    evaluate = ("evaluate", "--run=short", "--questions=0", "--device=cpu")
+    said += visit((*short, "--resume", "--max-steps=5"), evaluate)
+    read = set(hub.sent)
+    hub.close()
+    said += visit(evaluate)
+    assert [code for code, _, _ in said] == [0] * 4, said
+    assert said[2][1] == said[3][1] and "loss" in said[3][1]
+    assert "train-00001" not in "".join(read), "nothing else was downloaded"
+
+
+def test_what_only_datasets_can_read_is_read_by_it(hub, visit, tmp_path):
+    """Other formats, and files whose README says how to read them."""
+    def quoted(text: str) -> str:
+        return '"' + text.replace('"', '""') + '"'
+
+    tables = {
+        "Table": ("train.csv", "", ["number,text", *(f"{n},{quoted(text)}"
+                                                      for n, text in enumerate(STORIES))]),
+        "Tabs": ("train.tsv", "", ["text\tlabel", *(f"{quoted(text)}\tx" for text in STORIES)]),
+        "Semicolons": ("train.csv", "sep: ;", ["text;label", *(f"{quoted(text)};x"
+                                                               for text in STORIES)]),
+        "Field": ("train.json", "field: data", [json.dumps(
+            {"version": "v0", "data": [{"text": text} for text in STORIES]})]),
+        "Lines": ("train.txt", "", STORIES),
+        "train[1] odd": ("train.csv", "", ["text", *map(quoted, STORIES)])}
+    for name, (file, option, lines) in tables.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / file).write_text("\n".join(lines) + "\n")
+        if option:
+            (folder / "README.md").write_text(
+                f'---\nconfigs:\n- config_name: default\n  data_files: "{file}"\n  '
+                f'{option.replace(";", chr(34) + ";" + chr(34))}\n---\n')
+        hub.repositories[f"datasets/somebody/{name.split('[')[0]}"] = folder
+    (tmp_path / "train[1] odd" / "train.csv").rename(tmp_path / "train[1] odd" / "train[1] *.csv")
+    outcomes = visit(*(("data", f"somebody/{name.split('[')[0]}") for name in tables))
+    for name, (outcome, _, _) in zip(tables, outcomes, strict=True):
+        assert isinstance(outcome, dict), (name, outcome)
+        assert sorted(outcome["train"] + outcome["validation"]) == sorted(STORIES), name
+
+
+def test_a_dataset_that_cannot_be_used_is_refused_by_its_name(hub, visit, tmp_path):
+    files = {"Broken": {"train.jsonl": '{"text": "one"}\nnonsense\n'},
+             "Columns": {"train.jsonl": '{"a": "one", "b": "two"}\n'},
+             "Several": {"one/train.jsonl": '{"text": "one"}\n', "README.md": (
+                 "---\nconfigs:\n- config_name: one\n  data_files: one/*\n"
+                 "- config_name: two\n  data_files: one/*\n---\n")},
+             "Nothing": {"README.md": "Nothing here."}}
+    for name, contents in files.items():
+        for path, text in contents.items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(text)
+        hub.repositories[f"datasets/somebody/{name}"] = tmp_path / name
+    said = dict(zip(files, (outcome for outcome, _, _ in visit(
+        *(("data", f"somebody/{name}") for name in files))), strict=True))
+    for name, line in said.items():
+        assert f"'somebody/{name}'" in line and "use --data storybook" in line, line
+        assert "\n" not in line and str(tmp_path) not in line and "/snapshots/" not in line, line
+    assert "train.jsonl" in said["Broken"] and "line 2" in said["Broken"]
+    assert "'one', 'two'" in said["Several"]
+
+
+def test_a_kept_list_that_is_damaged_or_cannot_be_written_does_no_harm(hub, visit, expected,
+                                                                       tmp_path):
+    kept = tmp_path / "cache" / "hub" / f"{TINYSTORIES.replace('/', '--')}.json"
+    kept.mkdir(parents=True)
+    assert visit(("data", TINYSTORIES))[0][0] == expected["data"]
+    kept.rmdir()
+    assert visit(("data", TINYSTORIES))[0][0] == expected["data"]
+    hub.close()
+    assert visit(("data", TINYSTORIES))[0][0] == expected["data"]
+    whole = json.loads(kept.read_text())
+    assert hub_dataset._recall(kept).splits.keys() == SPLITS.keys()
+    for damaged in ("", [], None, {**whole, "splits": {"train": [["x"]]}},
+                    {**whole, "splits": []}, {"name": "x"}):
+        kept.write_text(json.dumps(damaged))
+        with pytest.raises((TypeError, ValueError, AttributeError, KeyError)):
+            hub_dataset._recall(kept)
+    assert "no local copy" in visit(("data", TINYSTORIES))[0][0]
 
 
 def test_an_exported_model_loads_by_its_name_where_this_package_is_not(hub, python, tmp_path):

@@ -37,7 +37,7 @@ def flops(config: PicoConfig) -> dict[str, int]:
 
 
 def state_bytes(config: PicoConfig) -> dict[str, int]:
-    """Bytes that are held all the time, beside activations. Muon keeps one float32 per weight, AdamW two."""
+    """Bytes that are held all the time. Muon keeps one float32 per weight, AdamW two."""
     with torch.device("meta"):
         groups = parameter_groups(PicoLM(config))
     count = {kind: sum(p.numel() for g in groups if g["kind"] == kind for p in g["params"])

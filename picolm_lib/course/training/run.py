@@ -161,10 +161,9 @@ def price(data: str, tokens: int, there: bool) -> str:
     if local_path(data, HINT) is not None:
         return f"Reads {data} on this machine: nothing to download."
     found = find_dataset(data)
-    parts = next(files for split, files in found.splits.items() if split.startswith("train"))
-    size = parts[0][1] + sum(size for split, files in found.splits.items()
-                             for _, size in files if split.startswith("val"))
-    more = f" (the first of {len(parts)} files; more only if needed)" if len(parts) > 1 else ""
+    train, *others = (found.splits[split] for split in found.parts().values())
+    size = train[0].bytes + sum(file.bytes for files in others for file in files)
+    more = f" (the first of {len(train)} files; more only if needed)" if len(train) > 1 else ""
     stories = f"{tokens / TOKENS_PER_STORY:,.0f} stories, " if data == TINYSTORIES else ""
     minutes = (size / DOWNLOADED_PER_S + tokens / TOKENIZED_PER_S) / 60
     prepares = f"prepares {stories}{tokens:,} tokens" if tokens else "prepares all of it"
