@@ -17,7 +17,6 @@ import pytest
 import torch
 from calls import TINY, events, mistake, run, run_script, same_weights, train
 from helpers import STORIES
-from tables import write_texts
 
 from picolm_lib.commands.evaluate import evaluate_command
 from picolm_lib.commands.export import export_command
@@ -198,8 +197,8 @@ def halves(home, tmp_path) -> Callable[..., tuple[int, str, str]]:
     """A short run on data with a validation split, in tmp_path / "run"."""
     data = tmp_path / "data"
     data.mkdir()
-    write_texts(data / "train.txt", STORIES[:30])
-    write_texts(data / "validation.txt", STORIES[30:])
+    (data / "train.txt").write_text("\n\n".join(STORIES[:30]))
+    (data / "validation.txt").write_text("\n\n".join(STORIES[30:]))
     return lambda *more: train(home, tmp_path / "run", "--data", data, *more)
 
 
