@@ -138,10 +138,9 @@ for share in (0.10, 0.15, 0.20):
 budget.predict()
 
 # %% [markdown]
-# The table counts the memory of a step in float16, with as many sequences at a time as the preset takes.
-# `pico` stays the default, since it is the original project's configuration. To try the other one, set
-# `MODEL` in Settings: it reads the same download, and needs a token file of its own, which takes a minute or
-# two.
+# The table counts the memory of a step in float16, with 16 sequences at a time. `pico` stays the default,
+# since it is the original project's configuration. To try the other one, set `MODEL` in Settings: it reads
+# the same download, and needs a token file of its own, which takes a minute or two.
 #
 # Now measure, on this machine: a few real steps on *random* tokens. They take as long as real ones, so you
 # know the length of your run before anything is downloaded. For comparison there is a plain product of two

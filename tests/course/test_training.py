@@ -34,7 +34,7 @@ from picolm_lib.course.training.drive import Drive
 from picolm_lib.course.training.live import Live
 from picolm_lib.course.training.recorded import recorded
 from picolm_lib.data import tokens
-from picolm_lib.data.hub_dataset import HubDataset
+from picolm_lib.data.hub_dataset import HubDataset, HubFile
 from picolm_lib.model.picolm import PicoLM, count_parameters, flops_per_token
 from picolm_lib.model.rope import rope_tables
 from picolm_lib.train.checkpoint import RunConfig, load_config, load_run
@@ -243,9 +243,9 @@ def test_a_hub_that_is_away_gives_one_line_that_names_the_way_out():
 
 
 def test_the_price_is_said_before_anything_is_downloaded(monkeypatch):
-    found = HubDataset(TINYSTORIES, "0" * 40, "parquet", {
-        "train": [(f"data/train-{n}.parquet", 249_000_000) for n in range(4)],
-        "validation": [("data/validation.parquet", 10_000_000)]})
+    found = HubDataset(TINYSTORIES, "0" * 40, "parquet", {}, {
+        "train": [HubFile(f"data/train-{n}.parquet", 249_000_000, "") for n in range(4)],
+        "validation": [HubFile("data/validation.parquet", 10_000_000, "")]})
     monkeypatch.setattr(run, "find_dataset", lambda name: found)
     said = run.price(TINYSTORIES, 40_000_000, there=False)
     assert "259 MB" in said and "first of 4 files" in said and "190,476 stories" in said
