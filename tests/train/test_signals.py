@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 
 import pytest
 from helpers import tiny_trainer
@@ -13,7 +15,7 @@ from tools import (
 )
 
 from picolm_lib.train.checkpoint import load_resume
-from picolm_lib.train.signals import Interrupted
+from picolm_lib.train.signals import Interrupted, stop_afterward, terminable
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -45,3 +47,30 @@ def test_it_runs_in_a_thread():
     thread.start()
     thread.join()
     assert trainer.progress.step == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_short_piece_of_work_is_finished_before_the_stop(number):
+    done = []
+    with pytest.raises(KeyboardInterrupt), stop_afterward():
+        os.kill(os.getpid(), number)
+        done.append(number)
+    assert done == [number]
+    with stop_afterward():
+        done.append(0)
+    assert done == [number, 0]
+
+
+def test_a_stop_that_python_drops_is_sent_again(capfd):
+    """As where an object is finalized: what is raised there is printed and forgotten."""
+    class Finalized:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = sys.unraisablehook, signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminable():
+        Finalized()
+        for _ in range(6_000):
+            time.sleep(0.01)
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGTERM)) == before
+    assert capfd.readouterr().err == ""
