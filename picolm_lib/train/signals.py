@@ -24,15 +24,16 @@ def stop_if(requested: bool, step: int) -> None:
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
+def stop_requests(patient: bool = False) -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that a step is finished and saved before the run stops.
 
-    A second Ctrl-C stops at once. In a thread, where Python allows no handlers, nothing changes.
+    A second Ctrl-C stops at once, unless `patient`. In a thread, where Python allows no handlers,
+    nothing changes.
     """
     requests: list[int] = []
 
     def ask(number: int, frame: object) -> None:
-        if requests and number == signal.SIGINT:
+        if requests and number == signal.SIGINT and not patient:
             raise KeyboardInterrupt
         requests.append(number)
 

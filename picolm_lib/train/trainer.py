@@ -124,11 +124,11 @@ class Trainer:
             self.batches.load_state_dict({"epoch": 0, "window": 0})
         self.budget.update(self.progress)
 
-    def run(self) -> Scores:
+    def run(self, patient: bool = False) -> Scores:
         """Trains to the end of the budget; returns the scores on all validation documents.
 
         Raises:
-            Interrupted: by Ctrl-C or SIGTERM, after saving.
+            Interrupted: by Ctrl-C or SIGTERM, after saving; if `patient`, also by a second Ctrl-C.
             PicoError: the loss or the weights are no longer finite, or the disk is full.
         """
         progress, config, processes = self.progress, self.config, self.processes
@@ -138,7 +138,7 @@ class Trainer:
         logger = MetricsLogger(self.folder, progress.tokens, self.total_tokens, self.show, listener
                                ) if processes.is_main else MetricsLogger(show=False)
         try:
-            with stop_requests() as stop:
+            with stop_requests(patient) as stop:
                 while progress.tokens < self.total_tokens:
                     before = progress.tokens
                     logger.step(self.step(), self.total_tokens)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -219,17 +221,21 @@ def test_the_settings_make_the_run(monkeypatch):
     assert plans.MINUTES == {"pico": 16.0, "pico8k": 16.0, "nano": 1.2}
     assert f"{512 * steps:,} tokens" in plan(2.0).describe()
     assert f"about {512 * steps / 60_000:.1f} minutes" in plan(2.0).describe()
+    Path("mine.txt").write_text("One.")
     other = plans.plan_run("smoke", "mine.txt").config
     assert other.train.tokenizer == "bundled" and other.model.vocab_size == 2_048
     stories = plans.plan_run("nano", "roneneldan/TinyStories", 0.1).config
     assert stories.train.tokenizer == "bundled8k" and stories.model.vocab_size == 8_192
 
 
-@pytest.mark.parametrize(("minutes", "words"), [(1e-9, ("too short", "set MINUTES")),
-                                                (-1, ("negative", "-1")), ("long", ("long",))])
-def test_minutes_that_make_no_run_are_refused_in_a_line(minutes, words):
+@pytest.mark.parametrize(("settings", "words"), [
+    (("storybook", 1e-9), ("too short", "set MINUTES")), (("storybook", -1), ("MINUTES", "-1")),
+    (("storybook", "long"), ("MINUTES", "long")), (("storybook", 1, "one"), ("SEED", "one")),
+    (("nobody.txt",), ("no file or folder 'nobody.txt'", "Settings")),
+    (("storybook", 1, 0, ".."), ("RUN", "new"))])
+def test_settings_that_make_no_run_are_refused_in_a_line(settings, words):
     with refused(*words):
-        plan(minutes)
+        plans.plan_run("smoke", *settings)
 
 
 def test_a_mistake_is_one_line_in_a_notebook():
@@ -281,6 +287,16 @@ def test_a_run_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
     for a, b in zip(model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert plan().folder.name == "05-2", "a finished run is not taken again"
+    assert "only scored again" in plan(0.0, 0, "05-1").describe()
+    # The last of several, by number.
+    for name in ("05-9", "05-10"):
+        shutil.copytree(first.folder, tmp_path / "runs" / name)
+        (tmp_path / "runs" / name / "metrics.jsonl").unlink()
+    assert plan().folder.name == "05-10"
+    for path in (tmp_path / "runs" / "05-10").glob("resume*"):
+        path.write_bytes(b"not a checkpoint")
+    with refused("is damaged", "set RUN to 'new'"):
+        plan()
 
 
 def test_the_stop_button_leaves_a_model_and_scores(tmp_path, monkeypatch, capsys):

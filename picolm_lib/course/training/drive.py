@@ -16,6 +16,8 @@ FOLDER = "picolm"
 # Of a run, what a new machine can do without: a second checkpoint of the same size, and what a
 # crash left.
 LEFT_OUT = ("resume.previous.pt", ".lock", "*.part")
+# They say that the rest of their folder is there, so they are copied last.
+LAST = ("resume.pt", "counts.json")
 
 
 class Drive:
@@ -31,6 +33,7 @@ class Drive:
     def __init__(self, folder: Path | None = None, say: Callable[[str], object] = print) -> None:
         self.folder, self.say = folder, say
         self._said = ""
+        self._copied: dict[Path, int] = {}
 
     def find(self, pattern: str) -> list[Path]:
         """What is kept, such as of "runs/*", in order of the names."""
@@ -39,22 +42,26 @@ class Drive:
         except OSError:
             return []
 
-    def keep(self, source: Path, name: str) -> None:
+    def keep(self, source: Path, name: str, otherwise: str = "the next checkpoint tries again",
+             ) -> None:
         """Copies the files of a folder that are new or have changed, each atomically.
 
         Args:
             name: of the copy, such as "runs/05-1".
+            otherwise: what is said to happen where it cannot be copied.
         """
         if self.folder is None:
             return
         try:
-            for file in sorted(source.rglob("*")):
+            # Where MyDrive was, a folder of this machine would be made, and nobody would notice.
+            self.folder.parent.stat()
+            for file in sorted(source.rglob("*"), key=lambda file: (file.name in LAST, file)):
                 left_out = any(file.match(pattern) for pattern in LEFT_OUT)
                 if file.is_file() and not left_out:
-                    _copy(file, self.folder / name / file.relative_to(source))
+                    self._copy(file, self.folder / name / file.relative_to(source))
         except OSError as error:
-            self._tell(f"note: {source.name} could not be copied to Drive ({first_line(error)}); "
-                       "it is kept on this machine only. The next checkpoint tries again.")
+            self._tell(f"note: {name.split('/')[0]} could not be copied to Drive "
+                       f"({first_line(error)}), and are on this machine only; {otherwise}.")
 
     def fetch(self, name: str, target: Path) -> None:
         """Copies a folder from Drive, unless it is here or not there."""
@@ -69,6 +76,26 @@ class Drive:
             part.replace(target)
         except OSError as error:
             self._tell(f"note: {name} could not be copied from Drive ({first_line(error)}).")
+
+    def _copy(self, file: Path, target: Path) -> None:
+        """Copies a file with its time, unless a copy of this size and time is there."""
+        now = file.stat()
+        if target.exists():
+            was = target.stat()
+            # Drive keeps whole seconds, and two checkpoints may be written within one. Of what was
+            # copied in this session, the exact time is known.
+            if (was.st_size == now.st_size and abs(was.st_mtime - now.st_mtime) < 2
+                    and self._copied.get(target, now.st_mtime_ns) == now.st_mtime_ns):
+                return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        try:
+            shutil.copy2(file, part)
+            part.replace(target)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        self._copied[target] = now.st_mtime_ns
 
     def _tell(self, line: str) -> None:
         """Says a line, but the same one only once in a row."""
@@ -100,21 +127,3 @@ def connect(wanted: bool) -> Drive:
         return Drive()
     print(f"Drive: runs and tokens are kept in MyDrive/{FOLDER}.")
     return Drive(folder)
-
-
-def _copy(file: Path, target: Path) -> None:
-    """Copies a file with its time, unless a copy of this size and time is there."""
-    now = file.stat()
-    if target.exists():
-        was = target.stat()
-        # Drive keeps whole seconds.
-        if was.st_size == now.st_size and abs(was.st_mtime - now.st_mtime) < 2:
-            return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    try:
-        shutil.copy2(file, part)
-        part.replace(target)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

@@ -17,6 +17,8 @@ from picolm_lib.commands.plan import trial
 from picolm_lib.config import PRESETS, TINYSTORIES, PicoConfig, PicoError, TrainConfig
 from picolm_lib.course.training.budget import Speed, measure_steps
 from picolm_lib.course.training.drive import Drive
+from picolm_lib.data.hub import local_path
+from picolm_lib.data.local import HINT
 from picolm_lib.data.tokenizer import load_tokenizer
 from picolm_lib.train.budget import Progress, TimeBudget
 from picolm_lib.train.checkpoint import RunConfig, has_resume, load_config, load_resume
@@ -53,6 +55,9 @@ class Plan:
     def describe(self) -> str:
         """What will be trained, how long it will take, and where it is kept."""
         train = self.config.train
+        if self.trained >= train.max_tokens:
+            return (f"{self.folder} has trained on all of its {train.max_tokens:,} tokens: it is "
+                    "only scored again")
         step = train.batch_size * self.config.model.max_seq_len
         run = (f"{self.folder} goes on after {self.trained:,} of {train.max_tokens:,} tokens, with "
                "the settings that it was started with" if self.trained else
@@ -86,9 +91,22 @@ def plan_run(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 
             raise PicoError(f"{str(folder)!r} contains a run of the preset {config.preset}, not of "
                             f"{preset}; set RUN to another one, or to 'new', and run again from "
                             "Settings.")
-        trained = load_resume(folder)["progress"]["tokens"]
+        try:
+            trained = load_resume(folder)["progress"]["tokens"]
+        except PicoError as error:
+            reason = str(error).split(";")[0]
+            raise PicoError(f"{reason}; set RUN to 'new', or to another run, and run again from "
+                            "Settings.") from error
     else:
-        config, trained = RunConfig(preset, *_settings(preset, data, minutes, seed), uuid4().hex), 0
+        try:
+            settings = _settings(preset, data, minutes, seed)
+        except PicoError as error:
+            reason = str(error).split("; use ")[0].rstrip(".")
+            for option, field in (("max_minutes", "MINUTES"), ("seed", "SEED")):
+                reason = reason.replace(option, field)
+            raise PicoError(f"{reason}; change it in Settings, and run again from there."
+                            ) from error
+        config, trained = RunConfig(preset, *settings, uuid4().hex), 0
     endless = replace(config.train, max_tokens=10**12, max_steps=0, max_minutes=0.0)
     sketch = trial(config.model, endless)
     speed = measure_steps(sketch)
@@ -100,6 +118,9 @@ def plan_run(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 
 def _settings(preset: str, data: str, minutes: float, seed: int) -> tuple[PicoConfig, TrainConfig]:
     chosen = PRESETS[preset]
     train = replace(chosen.train, seed=seed)
+    if data not in ("auto", "storybook"):
+        # A name that can be nothing is refused now.
+        local_path(data, HINT)
     if data not in ("auto", train.data):
         train = replace(train, data=data, tokenizer="bundled8k" if data == TINYSTORIES
                         else "bundled")
@@ -129,16 +150,36 @@ def choose_folder(preset: str, choice: str, drive: Drive) -> Path:
     """The folder of a run, copied from Drive where only Drive has it."""
     root = runs_folder(preset)
     kept = {path.name: path for path in drive.find("runs/*")}
+    _make_room(root, kept)
     here = {path.name: path for path in root.glob("*")}
+    choice = choice.strip() or CONTINUE
     name = Path(choice).name
+    if name in ("", ".."):
+        raise PicoError(f"RUN is {choice!r}, which is no name; set RUN to one such as '05-2', or "
+                        "to 'new', and run again from Settings.")
     if choice == CONTINUE:
-        unfinished = [name for name, path in sorted((kept | here).items()) if
-                      _goes_on(path, preset)]
-        name = unfinished[-1] if unfinished else "new"
+        unfinished = [name for name, path in (kept | here).items() if _goes_on(path, preset)]
+        # 05-10 comes after 05-9.
+        name = max(unfinished, key=lambda name: (len(name), name), default="new")
     if name == "new":
         return root / next(new for new in (f"05-{n}" for n in count(1)) if new not in kept | here)
     drive.fetch(f"runs/{name}", root / name)
     return root / name
+
+
+def _make_room(root: Path, kept: dict[str, Path]) -> None:
+    """Renames runs that began without Drive, where it has another run of that name."""
+    for folder in sorted(root.glob("*")):
+        try:
+            if folder.name not in kept or (
+                    load_config(folder).run == load_config(kept[folder.name]).run):
+                continue
+        except PicoError:
+            continue
+        free = next(path for path in (root / f"05-{n}" for n in count(1))
+                    if path.name not in kept and not path.exists())
+        folder.rename(free)
+        print(f"{folder} is called {free} from now on, since Drive has another {folder.name}.")
 
 
 def _goes_on(folder: Path, preset: str) -> bool:

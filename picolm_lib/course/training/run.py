@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from picolm_lib.files import cache_folder, lock_run_dir
 from picolm_lib.train.checkpoint import has_resume, save_config
 from picolm_lib.train.identity import check_folder
 from picolm_lib.train.metrics import read_metrics, truncate_metrics
-from picolm_lib.train.signals import Interrupted
+from picolm_lib.train.signals import Interrupted, stop_requests
 from picolm_lib.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -80,16 +81,19 @@ class Ready:
         """
         try:
             with lock_run_dir(self.plan.folder):
-                scores = trainer.run()
+                scores = trainer.run(patient=True)
         # The second kind where no step was being taken.
         except (Interrupted, KeyboardInterrupt):
-            trainer.save()
-            progress = trainer.progress
-            print(f"Stopped at step {progress.step:,}, after {progress.tokens:,} of "
-                  f"{trainer.total_tokens:,} tokens, and saved. Run this cell again to go on; the "
-                  "cells below work with the model as it is.")
-            scores = evaluate(trainer.model, trainer.files["validation"], trainer.precision,
-                              trainer.config.eval_tokens)
+            with stop_requests(patient=True):
+                trainer.save()
+                progress = trainer.progress
+                print(f"Stopped at step {progress.step:,}, after {progress.tokens:,} of "
+                      f"{trainer.total_tokens:,} tokens, and saved. Run this cell again to go on; "
+                      "the cells below work with the model as it is.", flush=True)
+                scores = evaluate(trainer.model, trainer.files["validation"], trainer.precision,
+                                  trainer.config.eval_tokens)
+                if self.plan.drive.folder:
+                    print("Copying it to Drive ...", flush=True)
         self.plan.drive.keep(self.plan.folder, f"runs/{self.plan.folder.name}")
         return scores
 
@@ -108,8 +112,10 @@ class Watched:
         written = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
         if written > self._copied:
             if self.drive.folder:
+                status = self.live.status
                 self.live.announce("copying the checkpoint to Drive ...")
-            self.drive.keep(self.folder, f"runs/{self.folder.name}")
+                self.drive.keep(self.folder, f"runs/{self.folder.name}")
+                self.live.announce(status)
             self._copied = written
 
 
@@ -136,12 +142,13 @@ def get_data(plan: Plan) -> Ready:
         files = tokenize_corpus(corpus, tokenizer, data_tokens=size,
                                 show_progress=config.train.data != "storybook")
     except PicoError as error:
-        reason = str(error).split("; use ")[0].rstrip(".")
-        raise PicoError(f"{reason}; run this cell again, which goes on where it was, or set DATA = "
-                        "'storybook' in Settings, which needs no network, and run again from "
-                        "there.") from None
+        # What follows is in the words of the command line.
+        reason = re.sub(r"[;,]?( or| and)? use --(data|tokenizer) .*", "", str(error)).rstrip(".")
+        raise PicoError(f"{reason}; run this cell again, which keeps what is complete, or set "
+                        "DATA = 'storybook' in Settings, which needs no network, and run again "
+                        "from there.") from None
     for folder in (tokens, cache_folder() / "hub"):
-        plan.drive.keep(folder, f"tokens/{folder.name}")
+        plan.drive.keep(folder, f"tokens/{folder.name}", "a new machine prepares them again")
     model = replace(config.model, vocab_size=len(tokenizer))
     config = replace(config, model=model, train=replace(config.train, data_tokens=size))
     return Ready(replace(plan, config=config), tokenizer, files)

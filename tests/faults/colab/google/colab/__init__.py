@@ -1,0 +1,1 @@
+"""What notebooks use of Colab's own package, with a folder in Drive's place."""
