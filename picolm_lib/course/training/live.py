@@ -116,7 +116,7 @@ class Live:
                        [b for _, b in self.recorded.bits_per_byte], "s--", color=GRAY,
                        markersize=4, label=self.recorded.label)
         for x, y in list(zip(seen, bits, strict=True))[-1:]:
-            right.annotate(f"{y:.3f}", (x, y), xytext=(0, 8), textcoords="offset points",
+            right.annotate(f"{y:.3f}", (x, y), xytext=(0, -14), textcoords="offset points",
                            horizontalalignment="right", fontsize=9)
         highest = max([*bits, *(b for _, b in self.recorded.bits_per_byte)] if self.recorded
                       else bits, default=1.0)
