@@ -196,7 +196,7 @@ PRESETS: Mapping[str, Preset] = {
     "pico8k": Preset(
         PicoConfig(vocab_size=8_192),
         TrainConfig(data=TINYSTORIES, tokenizer="bundled8k", max_tokens=ORIGINAL_TOKENS,
-                    batch_size=32),
+                    batch_size=32, micro_batch_size=16),
     ),
     "planned": Preset(
         PicoConfig(vocab_size=32_768, max_seq_len=4_096, n_layers=32, d_model=1_280, n_heads=10,

@@ -8,15 +8,17 @@
 # - calculate what a run costs before you start it: FLOPs, memory, minutes;
 # - train in 16 bits, without storing all logits, with clipped gradients and a schedule, and explain each
 #   of these;
-# - watch your own run, stop it, resume it bit for bit, and load the trained model.
+# - watch your own run, stop it, resume it, and load the trained model.
 #
 # **Before you start:** Python, and a little PyTorch (tensors, autograd, an optimizer's `step`). The model
 # is explained in notebooks 02 and 03, its optimizer in 04; here it is enough to know that they exist.
 #
-# **Time:** about 3 minutes to run on two CPU cores; about 25 minutes on a T4 (an estimate), 16 of them
+# **Time:** about 2 minutes to run on two CPU cores; about 25 minutes on a T4 (an estimate), 16 of them
 # your own run; an hour to read.
 #
 # {neighbors}
+#
+# In Colab the first cell installs the package, which takes one to two minutes.
 
 # %% tags=["setup", "gpu"]
 # Generated: see notebooks/build.py
@@ -29,9 +31,13 @@
 # If the Hugging Face Hub cannot be reached, set `DATA` to `storybook`, which needs no network.
 #
 # Colab may take its machine back at any time, with all files on it. If `SAVE_TO_DRIVE` is ticked, your run
-# is copied to your Google Drive every few minutes, and "Run all" on another machine goes on from there.
-# `RUN` says which run: it continues an unfinished one if there is one, else it is a new one; or name one,
-# such as `05-2`. (When you open the badge again, all fields are as they are here.)
+# is copied to your Google Drive every few minutes, and "Run all" on another machine goes on from there. A run
+# of `pico` takes about 1 GB of your Drive, and its replaced copies up to 3 GB of the trash, which count until
+# you empty it. `RUN` says which run: it continues an unfinished one of this model if there is one, else it is
+# a new one; or name one, such as `05-2`. When you open the badge again, all fields are back to what you see
+# here, so set `MODEL` as before.
+#
+# `PROMPT` is for the time machine and for the story after your run.
 
 # %%
 from picolm_lib.course.start import preset_name
@@ -46,8 +52,8 @@ SEED = 0  # @param {type:"integer"}
 PRESET = preset_name(MODEL)
 
 # %% [markdown]
-# In Colab, the next cell asks for your permission to use your Drive. If you decline, everything works, and
-# your run lives as long as Colab's machine.
+# In Colab, the next cell asks for your permission to use your Drive, and "Run all" waits for your answer. If
+# you decline, everything works, but your run lives only as long as Colab's machine.
 
 # %%
 from picolm_lib.course.training import drive
@@ -68,6 +74,9 @@ time_machine(PROMPT)
 # %% [markdown]
 # *What to see: the large orange dot is the checkpoint on the loss curve (the axis of tokens is
 # logarithmic), and below is the story that it writes.*
+#
+# The **loss** is counted in nats, since it is a natural logarithm. **Bits per byte** says how well the model
+# predicts new stories, whatever its tokenizer; lower is better. Section 5 calculates it.
 #
 # In this notebook you do such a run yourself.
 
@@ -92,10 +101,14 @@ pass_tokens = pico.train.micro_batch_size * pico.model.max_seq_len
 budget.draw_budget(pico.model, pass_tokens, "pico")
 
 # %% [markdown]
-# *What to see: the output layer alone takes almost half of the FLOPs; below, all logits of one pass would
-# need more memory than weights, gradients and momenta together.*
+# *What to see: the output layer alone takes almost half of the FLOPs; below, all logits of one pass (the
+# 49,152 scores of every token) would need more memory than weights, gradients and the optimizer's averages
+# together.*
 #
-# Check it by hand. It takes only additions and multiplications:
+# A step has 32 sequences of 384 tokens, 12,288 in all. `pico` takes them in two passes of 16 sequences.
+#
+# Check the FLOPs by hand. It takes only additions and multiplications; $V$ is the vocabulary, $E$ the width
+# of a head:
 
 # %% tags=["nbval-check-output"]
 from picolm_lib.model.mlp import pyramid_widths
@@ -111,8 +124,8 @@ print(f"{mine:,} FLOPs per token, the library says {flops_per_token(pico.model):
 assert mine == flops_per_token(pico.model)
 
 # %% [markdown]
-# The optimizer costs FLOPs, too. Muon's Newton-Schulz iterations (notebook 04) multiply the hidden matrices
-# with themselves once per step, however many tokens a step has: 12,288 here.
+# The optimizer costs FLOPs, too. Muon's Newton-Schulz iterations (notebook 04) run once per step, however
+# many tokens it has.
 
 # %% tags=["nbval-check-output"]
 batch_tokens = pico.train.batch_size * pico.model.max_seq_len
@@ -122,12 +135,12 @@ print(f"Muon: {muon / 1e9:.0f} GFLOP per step, beside {mine * batch_tokens / 1e9
 for share in (0.10, 0.15, 0.20):
     rate = share * 65e12 / (mine + muon / batch_tokens)
     print(f"at {share:.0%} of a T4's 65 TFLOP/s: {rate:,.0f} tokens/s, "
-          f"{16 * 60 * rate / 1e6:.0f} million in 16 minutes")
+          f"{16 * 60 * rate / 1e6:.0f} million in 16 minutes of training alone")
 
 # %% [markdown]
 # Minutes are FLOPs divided by speed. A T4's data sheet promises 65 TFLOP/s in 16 bits. No small model gets
 # near that; 10 to 20% is what we expect. So these are **estimates**: nobody has measured this run on a T4
-# yet.
+# yet. Evaluations take about a minute of your 16, so your plan will say a little less.
 #
 # `pico8k` has the same blocks and a vocabulary of 8,192 tokens that were made for TinyStories. They cut its
 # stories into as many pieces as SmolLM's 49,152 do: 210 tokens per story, against 212.
@@ -138,9 +151,10 @@ for share in (0.10, 0.15, 0.20):
 budget.predict()
 
 # %% [markdown]
-# The table counts the memory of a step in float16, with 16 sequences at a time. `pico` stays the default,
-# since it is the original project's configuration. To try the other one, set `MODEL` in Settings: it reads
-# the same download, and needs a token file of its own, which takes a minute or two.
+# The table counts the memory of a step in float16. 39.3 million tokens are what the original project's
+# configuration trains on: 800 steps of 49,152. `pico` stays the default, since it is that configuration. To
+# try `pico8k`, set `MODEL` in Settings: it reads the same download, and needs a token file of its own, which
+# takes a minute or two.
 #
 # Now measure, on this machine: a few real steps on *random* tokens. They take as long as real ones, so you
 # know the length of your run before anything is downloaded. For comparison there is a plain product of two
@@ -162,12 +176,13 @@ print(f"memory: {predicted / 1e6:,.0f} MB counted beforehand, {measured / 1e6:,.
 print(plan.describe())
 
 # %% [markdown]
-# Where do the other FLOPs go? To waiting: norms, softmax and the optimizer move a lot of memory for few
-# FLOPs. (Other programs on your machine count too.) The memory was counted with the kernels of a GPU; those
-# of a CPU need up to a fifth more or less.
+# Where does the rest go? Into waiting: norms, softmax and the optimizer move a lot of memory for few FLOPs.
+# (Other programs on your machine count too. The share is one of what this machine reached, not of a data
+# sheet.) The memory was counted with the kernels of a GPU; a CPU's may need up to a fifth more, or less.
 #
 # The minutes have now become a number of tokens, so the schedule of the whole run is fixed. If the machine
-# becomes slower, as a hot T4 does, the run takes longer, and stays the same run.
+# becomes slower, as a hot T4 does, the run takes longer, and stays the same run. So do the copies to Drive, a
+# few seconds to half a minute each.
 
 # %%
 from picolm_lib.course.start import show_source
@@ -177,10 +192,10 @@ show_source(flops_per_token)
 # %% [markdown]
 # ## 2. Sixteen bits
 #
-# A T4 multiplies 16-bit numbers eight times faster than 32-bit ones. But 16 bits can represent less.
+# A T4 multiplies float16 numbers eight times faster than float32 ones. But 16 bits can represent less.
 # **bfloat16** keeps float32's range and gives up digits. **float16** keeps three digits and gives up
-# range: above 65,504 is infinity, and its smallest number is 2^-24 = 0.00000006, so that everything below
-# half of that becomes zero. A T4 has hardware for float16 only.
+# range: above about 65,504 everything is infinity, and its smallest number is 2^-24 = 0.00000006, so that
+# everything below half of that becomes zero. Of the two, a T4 has hardware for float16 only.
 #
 # *Mixed precision* uses 16 bits for the matrix products and 32 bits for everything that must be precise:
 # the weights, the optimizer, sums, the loss.
@@ -229,7 +244,8 @@ mixed_precision.draw_lost(gradients)
 
 # %% [markdown]
 # *What to see: without a scale (0 on the left) more than a tenth of either kind becomes exactly zero; at
-# 2^16, where GradScaler starts, less than a fortieth; far to the right they become infinite.*
+# 2^16, where GradScaler starts, less than a fortieth; far to the right the weights' gradients become
+# infinite.*
 #
 # Compute the share that vanishes yourself:
 
@@ -359,8 +375,8 @@ from picolm_lib.model.loss import _LinearCrossEntropy
 show_source(_LinearCrossEntropy)
 
 # %% [markdown]
-# Notice that the library divides by the number of rows at the very end: a value near 1 survives float16,
-# one near 1/12,288 may not.
+# Notice that the library divides by the number of rows at the very end: a probability of 0.0001 survives
+# float16; a 12,288th of it, 0.000000008, becomes zero.
 #
 # How much does it save on a T4? The table counts a whole step of `pico` in float16: weights, gradients,
 # optimizer, activations and loss.
@@ -370,13 +386,14 @@ memory.on_a_t4()
 
 # %% [markdown]
 # A T4 has about 15 GB. So `pico` would fit there with all logits, too, even with its whole batch of 32 at a
-# time. The chunks halve the memory; what that buys is room for longer contexts, larger batches and wider
+# time. The chunks more than halve the memory of that batch, which makes room for longer contexts and wider
 # models. They do not decide whether this run works.
 
 # %% [markdown]
 # ## 4. Clipping, and the schedule
 #
-# How long a step is depends on how long the gradient is, and that varies from batch to batch. **Clipping**
+# In plain gradient descent, a step is as long as the gradient times the learning rate, and gradients vary
+# from batch to batch. **Clipping**
 # measures the length of *all* gradients together, as if they were one long vector: the **global norm**. If
 # it exceeds a limit, all gradients are multiplied by limit / norm. The direction stays the same. Section 5
 # shows how often that happened in your own run.
@@ -408,7 +425,8 @@ for limit in (1.0, 100.0):
 
 # %% [markdown]
 # The order matters: **unscale, then clip**. If clipped first, gradients that are 65,536 times too large
-# would all be shortened to the limit and then divided by 65,536: a step of almost nothing.
+# would all be shortened to the limit and then divided by 65,536. Plain gradient descent would take a step
+# of almost nothing. Muon and AdamW rescale what they get, so there the mistake is harder to notice.
 #
 # Now the schedule, by hand. With a decay of 0.5, after 75% of the run: (1 − 0.75) / 0.5 = 0.5.
 
@@ -433,15 +451,13 @@ draw_schedules(run_config, [my_factor(done) for done in places])
 # *What to see: warm-up, stable, decay (WSD) stays at the full rate for half of the run; the cosine slows
 # down from the start, and must know the end from the start.*
 
-# %%
-show_source(lr_factor)
-
 # %% [markdown]
 # ## 5. Your run
 #
-# Now put all parts together. A step of training takes about ten lines: a batch; the schedule; the loss in
-# 16 bits, if your device supports it; scaled backward; unscale; clip; step. Here is the whole loop, for a
-# small model and twenty steps. You have seen every line of it.
+# Now put all parts together. A step of training takes about ten lines: a batch; the schedule; the loss;
+# scaled backward; unscale; clip; step. Here is the whole loop, for a small model and twenty steps. You have
+# seen all of it except Muon's momentum, which rises during the first steps (notebook 04). It runs in float32
+# on the CPU, even if you have a GPU, so that both loops below give the same bits.
 
 # %%
 from picolm_lib.course.training.small_runs import MODEL as SMALL
@@ -501,7 +517,8 @@ show_source(Trainer.step)
 # ### Get the data
 #
 # The next cell downloads and prepares what your run reads, and no more. It says first what that costs. If
-# something interrupts it, run it again: it goes on where it was.
+# something interrupts it, run it again: it goes on where it was. (On a new machine it begins again, unless
+# the tokens were on your Drive already.)
 
 # %%
 from picolm_lib.course.training.run import get_data
@@ -514,10 +531,15 @@ for name, file in ready.files.items():
 # %% [markdown]
 # ### Train
 #
-# Start it. The picture is updated during the run, and below it you see how far the run is, how long it will
-# take, and the story that the model writes at each evaluation. You can press the stop button: the run is
-# saved, all cells below work with the model as it is, and this cell goes on where it was when you run it
-# again.
+# The next cell trains. Its picture is updated during the run, and below it you see how far the run is, how
+# long it will take, and the story that the model writes at each of eight evaluations; the first one comes
+# after an eighth of the run, about two minutes on a T4.
+#
+# You can press the stop button: the run is saved, and all cells below work with the model as it is. When you
+# run this cell again, it goes on where it was; then run the cells below it again, too.
+#
+# If Colab throws you out, open the badge again, set `MODEL` as before, and choose "Run all": with
+# `SAVE_TO_DRIVE` it goes on from the last copy. Leave the tab open, since Colab takes back idle machines.
 
 # %%
 from picolm_lib.course.training.live import Live, draw_norms
@@ -530,29 +552,33 @@ scores = ready.train(trainer)
 
 # %% [markdown]
 # *What to see: on the left, the training loss of each step, its mean over neighboring steps, and the
-# validation loss; on the right, bits per byte by tokens, with a recorded run in gray if there is one for this
-# model and these data.*
+# validation loss, with a dotted line where the learning rate begins to fall; on the right, bits per byte by
+# tokens (the axis is logarithmic), with a recorded run in gray if there is one.*
 #
-# For `nano`, the recorded run is the bundled model, which trained on 8 million tokens. For `pico` it is one
-# pass over 1.7 million tokens of TinyStories, made on a CPU, since nobody has recorded a T4 yet. Both runs
-# end sooner or later than yours, and each one's learning rate falls at its own end. So do not expect the
-# curves to coincide; they should have the same shape.
+# The gray run of `nano` is the bundled model's, over 8 million tokens: longer than yours on a CPU. That of
+# `pico` is short: one pass over 1.7 million tokens of TinyStories, made on a CPU, since nobody has recorded a
+# T4 yet. On a T4 it ends before your first point, and yours should go on downward from there. For `pico8k`
+# there is none. A run improves most while its learning rate falls, and each run's falls at its own end, so
+# the curves need not coincide.
 
 # %%
 minutes = trainer.progress.elapsed / 60
 print(f"{trainer.progress.step:,} steps, {trainer.progress.tokens:,} tokens of "
-      f"{trainer.total_tokens:,}, {minutes:.2f} minutes before the last evaluation")
+      f"{trainer.total_tokens:,}, {minutes:.2f} minutes of training and evaluations so far; "
+      f"{trainer.progress.skipped} steps skipped by the loss scale")
 print(f"loss {scores.loss:.3f}, perplexity {scores.perplexity:.2f}, accuracy {scores.accuracy:.1%}")
 print(f"{scores.bits_per_byte:.3f} bits per byte on {scores.predicted:,} tokens")
 draw_norms(live.steps, ready.train_config.grad_clip)
 
 # %% [markdown]
 # *What to see: the gradient norm of every step against the limit, an orange line; its title says what share
-# of the steps was clipped. Below, the learning rate falls to zero at the end of the run.*
+# of the steps was clipped. Below, the factor on the learning rate; it reaches zero when the run has reached
+# its end.*
 #
 # Clipping is no emergency brake for a rare bad batch here: it acts on most of the first steps, where
-# gradients are long, and on few later ones. (In the recorded run of `pico` it acted on 20% of the steps.)
-# That does little harm, since Muon and AdamW both rescale what they get; "Does it matter?" has the numbers.
+# gradients are long, and on few later ones. (The longer the run, the smaller its share: the first steps are
+# few of many.) That does little harm, since Muon and AdamW both rescale what they get; "Does it matter?" has
+# the numbers. *Perplexity* is e to the power of the loss, *accuracy* how often the likeliest token is right.
 #
 # **Bits per byte** is the number to compare, since it does not depend on the tokenizer. By hand:
 
@@ -569,7 +595,8 @@ show_source(evaluate)
 # ### What is saved
 #
 # The run's folder has everything that somebody else needs. The weights are safetensors, not pickles, so
-# reading them cannot run code.
+# reading them cannot run code. `resume.pt` is for going on; `metrics.jsonl` has a line per step. On your own
+# machine, `picolm generate "Once upon a time" --run FOLDER` tells a story.
 
 # %%
 folder = plan.folder
@@ -620,8 +647,8 @@ print("".join(stream_text(loaded, loaded_tokenizer, PROMPT, short, SEED)))
 # | Stanford CS336, target of an assignment: 327 million tokens, 30 to 40 minutes on an H100 | 1.45 | 0.52 |
 # | Stanford CS336, its staff on a laptop (M3 Max): 41 million tokens, 36 minutes | 1.80 | 0.64 |
 #
-# This project's goal for 16 minutes on a T4 is 0.60. It has not been measured on a T4 yet: your run is a
-# measurement.
+# This project's goal for 16 minutes on a T4 is 0.60, with either model. It has not been measured on a T4 yet:
+# your run is a measurement. If you open an issue with the lines that it printed, others learn of it.
 
 # %% [markdown]
 # ## 6. When something interrupts it
@@ -664,12 +691,14 @@ assert second.progress.step == whole.progress.step == 20
 assert all(torch.equal(a, b) for a, b in pairs)
 
 # %% [markdown]
-# Not one bit. Your own run from section 5 resumes in the same way: its cell looks for a checkpoint first. A
-# checkpoint is written every five minutes, so that is the most you can lose, if the file survives. Colab's
-# machines do not: when you have been away for too long, the next "Run all" is on a new, empty one. So with
-# `SAVE_TO_DRIVE` each checkpoint is copied to `MyDrive/picolm/runs`, and the tokens, once, to
-# `MyDrive/picolm/tokens`. The new machine copies both back, trains on, and ends at the token that you
-# planned. (Replaced checkpoints, 0.8 GB each for `pico`, stay in Drive's trash until you empty it.)
+# Not one bit. (That is on a CPU. A GPU may add sums up in another order, so the last digits can differ. The
+# message above is the command line's.)
+#
+# Your own run from section 5 resumes in the same way: its cell looks for a checkpoint first. A checkpoint is
+# written every five minutes, so you lose at most about five, as long as the file survives. On Colab it may
+# not: after a long absence, "Run all" gets a new, empty machine. So with `SAVE_TO_DRIVE` each checkpoint is
+# copied to `MyDrive/picolm/runs`, and the tokens, once, to `MyDrive/picolm/tokens`. The new machine copies
+# both back, trains on, and ends at the token that you planned.
 #
 # Without the optimizer's averages it would still run, but it would be a different run:
 
@@ -692,8 +721,8 @@ show_source(TrainingState.state_dict, TrainingState.small_state_dict)
 #
 # A gradient is a sum over the batch. So it can be accumulated over parts, **micro-batches**, before the
 # optimizer steps once. If memory runs out, the trainer discards the incomplete gradients, halves the
-# micro-batch, and repeats the same batch: twice as many passes, the same result. On the CPU we pretend
-# that at most three sequences fit into memory.
+# micro-batch, and repeats the same batch: twice as many passes, the same result up to rounding. On the
+# CPU we pretend that at most three sequences fit into memory.
 
 # %%
 from picolm_lib.course.training.small_runs import pretend_memory
@@ -719,7 +748,8 @@ show_source(Trainer.accumulate_gradients)
 #
 # The same idea, side by side: each GPU takes half of the rows, and the gradients are averaged before each
 # step. Kaggle lends two T4s for free: {kaggle} (sign in, verify your phone number, choose the accelerator
-# "GPU T4 x2", switch the internet on). One command starts two processes; nothing else changes:
+# "GPU T4 x2", switch the internet on). One command starts two processes; nothing else changes. Where two
+# GPUs are present, the next cell trains a second run of 16 minutes, after a few minutes for its data:
 
 # %%
 from IPython import get_ipython
@@ -801,6 +831,9 @@ checks.schedule(schedule)
 # ```
 #
 # </details>
+
+# %%
+show_source(lr_factor)
 
 # %% [markdown]
 # ### Exercise 2: clipping (medium, 10 minutes)
@@ -937,8 +970,8 @@ checks.bug_hunt(suspect)
 # ## Playground
 #
 # The time machine again, with two more sliders. **Predict:** at a temperature of 0 (always the likeliest
-# token), which checkpoint repeats itself most? Try your own prompt: it must be one that the Storybook
-# could contain.
+# token), which checkpoint repeats itself most? Try your own prompt: it works best with a
+# beginning that could be from the Storybook.
 
 # %%
 from picolm_lib.course.training.time_machine import time_machine_with_sampling
@@ -952,9 +985,9 @@ time_machine_with_sampling("One day, Tom lost his red ball.")
 # %% [markdown]
 # ## Does it matter?
 #
-# A single small run says little: two seeds of the same model differ too. So each choice was reversed in a
-# model of 6 layers on TinyStories, with three seeds. Such an experiment is called an *ablation*. It took
-# hours, and its results come with the package. The number is bits per byte on stories that the model has
+# A single small run says little: two seeds of the same model differ too. So each choice was changed, one at a
+# time, in a model of 6 layers on TinyStories, with three seeds. Such an experiment is called an *ablation*.
+# All of it took hours, and its results come with the package. The number is bits per byte on stories that the model has
 # not seen, as a difference from the default with the same seed.
 #
 # **Predict:** which costs more, no decay or no clipping? And does a limit ten times lower help?
@@ -973,22 +1006,22 @@ ablation_results.draw("cpu", "05", "01")
 ablation_results.table("cpu", "05", "01")
 
 # %% [markdown]
-# The schedule matters. Without decay the run ends 0.038 bits per byte worse, with a cosine 0.030, since
-# that slows down from the start. A stepwise schedule is the worst: it runs the last half with a tenth of
+# The schedule matters. Without decay the run ends 0.038 bits per byte worse, with a cosine 0.030,
+# perhaps because that slows down from the start. A stepwise schedule is the worst: it runs the last half with a tenth of
 # the rate or less.
 #
-# Clipping matters little. Without it the run ends 0.007 worse, just outside the interval; of thirty
-# points, one or two are expected to be there by chance. A limit ten times lower made no visible
+# Clipping matters little. Without it the run ends 0.007 worse, and the interval just excludes zero; of the
+# thirty or so changes that were measured for all notebooks, one or two are expected to do so by chance. A limit ten times lower made no visible
 # difference. Muon and AdamW both rescale a gradient before they step, so its length matters less to them
 # than to plain gradient descent.
 #
 # The vocabulary matters too. At equal tokens, a vocabulary of 8,192 is better than the default's 4,096 by
-# 0.045: the loss per token is about the same, but each token covers about 3% more text. It costs a fifth
+# 0.045: the loss per token is about the same, but each token covers more text. It costs a fifth
 # more time; at equal time an advantage of 0.014 is left. SmolLM's 49,152 tokens were made for all kinds
 # of text, not for these stories: each covers less of them than one of the 8,192 does, training takes
 # three times as long, and at equal time this vocabulary is far worse.
 #
-# Mind the size: 245,760 tokens are less than one percent of a run on a T4. What makes a difference here may
+# Mind the size: 245,760 tokens are about one percent of a run on a T4. What makes a difference here may
 # make none there, and the other way round.
 #
 # All of this was measured on stories that are seen once. A few changes were also tried with a quarter of the
@@ -1005,7 +1038,7 @@ ablation_results.draw_regimes()
 # Here the order reverses. All runs end near 1.5 bits per byte, far above the 1.24 of stories that are
 # seen once: with so few stories, a model memorizes them. Variants that learn more slowly are now ahead,
 # such as embeddings without their factor, and AdamW alone. So these points do not show what learns best,
-# but what memorizes least. With little data, make fewer passes before you change the model.
+# but what memorizes least. With little data, look at the number of passes before you judge a change.
 
 # %% [markdown]
 # ## Recap
@@ -1014,12 +1047,13 @@ ablation_results.draw_regimes()
 # - float16 loses small gradients; a loss scale saves them, and `GradScaler` finds it by trial.
 # - The loss needs one row of logits at a time, so its memory does not have to grow with the batch.
 # - Unscale, then clip by the global norm, then step; let the learning rate fall to zero at the end.
-# - A run that saves all of its state resumes bit for bit; too little memory costs time, not quality.
+# - A run that saves all of its state goes on as if nothing had happened; on a CPU, bit for bit. Too little
+#   memory costs time, not quality.
 
 # %% [markdown]
 # ## Three questions
 #
-# **1.** You double the batch. Which parts of the memory grow, and which stay the same?
+# **1.** You double the number of sequences at a time. Which parts of the memory grow, and which stay the same?
 #
 # <details><summary>Answer</summary>
 #
@@ -1048,8 +1082,9 @@ ablation_results.draw_regimes()
 # %% [markdown]
 # ## Experiment
 #
-# How long should the decay be? Try `race.run("decay 0.2", decay=0.2)` and `decay=0.9`, with three seeds
-# each and `race` from `picolm_lib.course`. Does the answer change when you double `tokens`?
+# How long should the decay be? Try `from picolm_lib.course import race`, then
+# `race.run("decay 0.2", decay=0.2, seed=0).last`, which is in bits per byte, and `decay=0.9`, with three seeds
+# each. Does the answer change with `tokens=800_000`, twice as many?
 
 # %% [markdown]
 # ## References
@@ -1065,5 +1100,8 @@ ablation_results.draw_regimes()
 # - Ronen Eldan and Yuanzhi Li, "TinyStories: How Small Can Language Models Be and Still Speak Coherent
 #   English?", 2023.
 # - Hossein Lak, Simple-PicoLM, README (the 16-minute story).
+# - Andrej Karpathy, llama2.c, README; Stanford CS336, "Language Modeling from Scratch", assignment 1 (the
+#   losses on TinyStories).
+# - NVIDIA, "T4 Tensor Core GPU", data sheet (65 TFLOP/s).
 #
 # {neighbors}

@@ -17,12 +17,13 @@ def preset_name(on_gpu: str = "pico") -> str:
     """The preset that fits this machine: $PICOLM_PRESET, else `on_gpu`, or "nano" on a CPU.
 
     Raises:
-        PicoError: $PICOLM_PRESET is not the name of a preset.
+        PicoError: there is no such preset.
     """
     name = os.environ.get("PICOLM_PRESET") or (
         on_gpu if choose_precision().device.type == "cuda" else "nano")
     if name not in PRESETS:
-        raise PicoError(f"PICOLM_PRESET is {name!r}; choose one of {', '.join(PRESETS)}.")
+        raise PicoError(f"there is no preset {name!r}; set MODEL in Settings, or PICOLM_PRESET, to "
+                        f"one of {', '.join(PRESETS)}.")
     return name
 
 
@@ -33,7 +34,8 @@ def start(seed: int = 0, wants_gpu: bool = False) -> None:
         wants_gpu: whether to say loudly where there is no GPU, and what to do.
     """
     torch.manual_seed(seed)
-    print(device_report(seed=seed, preset=preset_name()))
+    # Where there is a choice of models, Settings makes it.
+    print(device_report(seed=seed, **({} if wants_gpu else {"preset": preset_name()})))
     if wants_gpu and choose_precision().device.type != "cuda":
         display(HTML(NO_GPU))
 
@@ -42,7 +44,8 @@ NO_GPU = """<div style="border: 3px solid #D55E00; padding: 0.6em 1em; font-size
 <b>There is no GPU here.</b> In Colab: menu <b>Runtime</b>, <b>Change runtime type</b>, choose
 <b>T4 GPU</b>, <b>Save</b>, then <b>Runtime</b>, <b>Run all</b>.<br>
 Without one, this notebook works, too: it trains the small model <code>nano</code> on the Storybook
-for about a minute, in place of <code>pico</code> on TinyStories for sixteen.</div>"""
+for about a minute, in place of <code>pico</code> on TinyStories for sixteen. An unfinished run of
+a GPU waits on your Drive until you get one again.</div>"""
 
 
 def show_source(*things: Callable) -> Markdown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -74,7 +74,7 @@ def predict(shares: tuple[float, float] = (0.10, 0.20)) -> Markdown:
         config, train = PRESETS[name].model, PRESETS[name].train
         muon = muon_flops(config) / (train.batch_size * config.max_seq_len)
         each = flops_per_token(config) + muon
-        memory = predicted_memory(config, replace(train, micro_batch_size=16), torch.float16)
+        memory = predicted_memory(config, train, torch.float16)
         slow, fast = (share * peak / each for share in shares)
         rows.append(f"| {name} | {config.vocab_size:,} | {each / 1e6:.0f} | {muon / each:.0%} | "
                     f"{memory / 1e9:.1f} GB | {slow / 1e3:.0f},000 to {fast / 1e3:.0f},000 | "
@@ -91,6 +91,8 @@ def predicted_memory(config: PicoConfig, train: TrainConfig, dtype: torch.dtype)
 def measured_memory(trainer: Trainer) -> int:
     """Bytes at the peak of a real step: the GPU's own count, or the profiler's on a CPU."""
     if trainer.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(trainer.device)
+        trainer.step()
         return torch.cuda.max_memory_allocated(trainer.device)
     state = [value for states in trainer.optimizer.state.values() for value in states.values()]
     held = sum(tensor.nbytes for tensor in (*trainer.model.parameters(), *state))

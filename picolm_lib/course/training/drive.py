@@ -6,6 +6,7 @@ the next machine needs is copied to Drive: token files once, the run after every
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,8 @@ class Drive:
         try:
             if source is None or not source.is_dir() or target.exists():
                 return
+            size = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
+            print(f"Copying {name} from Drive ({size / 1e6:,.0f} MB) ...", flush=True)
             part = target.with_name(target.name + ".part")
             shutil.rmtree(part, ignore_errors=True)
             part.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +111,11 @@ def connect(wanted: bool) -> Drive:
     """Mounts Google Drive in Colab, and says where runs will be kept."""
     if not wanted:
         print("SAVE_TO_DRIVE is not ticked: runs are kept on this machine only.")
+        return Drive()
+    # It has google.colab, too, whose question nobody would answer there.
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        print("This is Kaggle: runs are kept in the folder runs, which a saved version of the "
+              "notebook contains.")
         return Drive()
     try:
         from google.colab import drive

@@ -149,8 +149,9 @@ def _status(trainer: Trainer, done: bool) -> str:
 def draw_norms(steps: list[dict[str, Any]], limit: float) -> Picture:
     """The gradient norm of every step, the limit, and the learning rate below."""
     figure, (top, bottom) = canvas(3.6, 2, 1, sharex=True, height_ratios=(2, 1))
-    tokens = [m["tokens"] / 1e6 for m in steps]
-    norms = [m["grad_norm"] or float("nan") for m in steps]
+    # A step that the loss scale has skipped has none.
+    steps = [m for m in steps if m["grad_norm"]]
+    tokens, norms = [m["tokens"] / 1e6 for m in steps], [m["grad_norm"] for m in steps]
     share = sum(norm > limit for norm in norms) / max(len(norms), 1)
     every = max(len(steps) // POINTS, 1)
     top.plot(tokens[::every], norms[::every], color=BLUE, linewidth=0.9)

@@ -52,6 +52,13 @@ class Plan:
         left = self.config.train.max_tokens - self.trained
         return left / self.speed.tokens_per_second / 60
 
+    @property
+    def minutes_of_evaluation(self) -> float:
+        """An estimate, too: a forward pass is a third of a step's work."""
+        train = self.config.train
+        tokens = VALIDATION_TOKENS.get(train.data, 0) + (train.evals - 1) * train.eval_tokens
+        return tokens / (3 * self.speed.tokens_per_second) / 60
+
     def describe(self) -> str:
         """What will be trained, how long it will take, and where it is kept."""
         train = self.config.train
@@ -65,7 +72,7 @@ class Plan:
         steps = -(-(train.max_tokens - self.trained) // step)
         return (f"{run}: {steps:,} steps of {step:,} tokens at "
                 f"{self.speed.tokens_per_second:,.0f} tokens/s, about {self.minutes_left:.1f} "
-                "minutes and the last evaluation")
+                f"minutes, and about {self.minutes_of_evaluation:.1f} for evaluations")
 
 
 def plan_run(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 0,
@@ -120,7 +127,10 @@ def _settings(preset: str, data: str, minutes: float, seed: int) -> tuple[PicoCo
     train = replace(chosen.train, seed=seed)
     if data not in ("auto", "storybook"):
         # A name that can be nothing is refused now.
-        local_path(data, HINT)
+        try:
+            local_path(data, HINT)
+        except PicoError as error:
+            raise PicoError(f"DATA: {error}") from error
     if data not in ("auto", train.data):
         train = replace(train, data=data, tokenizer="bundled8k" if data == TINYSTORIES
                         else "bundled")
@@ -158,11 +168,19 @@ def choose_folder(preset: str, choice: str, drive: Drive) -> Path:
         raise PicoError(f"RUN is {choice!r}, which is no name; set RUN to one such as '05-2', or "
                         "to 'new', and run again from Settings.")
     if choice == CONTINUE:
-        unfinished = [name for name, path in (kept | here).items() if _goes_on(path, preset)]
+        unfinished = {name: found for name, path in (kept | here).items()
+                      if (found := _unfinished(path))}
         # 05-10 comes after 05-9.
-        name = max(unfinished, key=lambda name: (len(name), name), default="new")
+        *others, name = "new", *sorted((name for name, found in unfinished.items()
+                                        if found == preset), key=lambda name: (len(name), name))
+        if not others and unfinished:
+            other, found = max(unfinished.items(), key=lambda item: (len(item[0]), item))
+            print(f"note: {other} is an unfinished run of {found}; to continue it, set MODEL to "
+                  "that, on a GPU if it began on one, and run again from Settings.")
     if name == "new":
         return root / next(new for new in (f"05-{n}" for n in count(1)) if new not in kept | here)
+    if name not in kept | here:
+        print(f"note: there is no run {name} yet, so it is a new one.")
     drive.fetch(f"runs/{name}", root / name)
     return root / name
 
@@ -182,15 +200,15 @@ def _make_room(root: Path, kept: dict[str, Path]) -> None:
         print(f"{folder} is called {free} from now on, since Drive has another {folder.name}.")
 
 
-def _goes_on(folder: Path, preset: str) -> bool:
-    """Whether a run of this preset has a checkpoint, and has not reached its end."""
+def _unfinished(folder: Path) -> str:
+    """The preset of a run that has a checkpoint and has not reached its end; "" of any other."""
     try:
         config = load_config(folder)
     except PicoError:
-        return False
+        return ""
     scored = [line["tokens"] for line in read_metrics(folder) if line["kind"] == "evaluation"]
-    return (config.preset == preset and has_resume(folder)
-            and max(scored, default=0) < config.train.max_tokens)
+    goes_on = has_resume(folder) and max(scored, default=0) < config.train.max_tokens
+    return config.preset if goes_on else ""
 
 
 def runs_folder(preset: str) -> Path:
