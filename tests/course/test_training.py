@@ -299,6 +299,20 @@ def test_a_run_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
         plan()
 
 
+def test_a_run_of_another_model_is_named_and_not_taken(tmp_path, monkeypatch, capsys):
+    """As where the badge was opened again, so that MODEL is back at its default."""
+    monkeypatch.setenv("PICOLM_RUNS", str(tmp_path))
+    monkeypatch.setattr(plans, "measure_steps", lambda sketch: budget.Speed(1_000.0, 1.0, 1.0))
+    run.get_data(plan()).trainer(Live("smoke")).save()
+    capsys.readouterr()
+    assert plans.plan_run("nano", "storybook", 1.0).folder.name == "05-2"
+    said = capsys.readouterr().out
+    assert "05-1 is an unfinished run of smoke" in said and "set MODEL" in said
+    assert plan().folder.name == "05-1" and not capsys.readouterr().out
+    assert plan(0.0, 0, "05-7").folder.name == "05-7"
+    assert "there is no run 05-7 yet" in capsys.readouterr().out
+
+
 def test_the_stop_button_leaves_a_model_and_scores(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PICOLM_RUNS", str(tmp_path))
     ready = run.get_data(plan())
@@ -403,6 +417,8 @@ def test_the_live_picture_follows_the_run(monkeypatch):
     share = sum(m["grad_norm"] > 1 for m in shown.steps) / 4
     assert norms.text.startswith(f"{share:.0%} of the 4 steps")
     assert live.draw_norms([], 1.0).text.startswith("0% of the 0 steps")
+    skipped = {**shown.steps[0], "grad_norm": None}
+    assert live.draw_norms([*shown.steps, skipped], 1.0).text == norms.text
 
 
 def test_the_smoothed_curve_neither_lags_nor_leads():
