@@ -72,7 +72,7 @@ class Plan:
         steps = -(-(train.max_tokens - self.trained) // step)
         return (f"{run}: {steps:,} steps of {step:,} tokens at "
                 f"{self.speed.tokens_per_second:,.0f} tokens/s, about {self.minutes_left:.1f} "
-                f"minutes, and about {self.minutes_of_evaluation:.1f} for evaluations")
+                f"minutes, and about {max(self.minutes_of_evaluation, 0.1):.1f} for evaluations")
 
 
 def plan_run(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 0,
