@@ -112,6 +112,7 @@ class TrainConfig:
                      "momentum_warmup", "seed"):
             require(getattr(self, name) >= 0,
                     f"{name} must not be negative, it is {getattr(self, name)}")
+        require(self.seed < 2**63, f"seed must be below 2**63, it is {self.seed}")
         require(bool(self.max_tokens or self.max_steps or self.max_minutes),
                  "the run has no end: set max_tokens, max_steps or max_minutes")
         for name in ("warmup", "decay"):

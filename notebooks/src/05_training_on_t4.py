@@ -481,7 +481,7 @@ for step in range(steps):
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * lr_factor((step + 0.5) / steps, config)
         group["momentum"] = momentum(step, config)
-    with precision.autocast():                                  # 16 bits for the matrix products
+    with precision.autocast():                                  # 16 bits, where they are fast
         loss = net.loss(inputs, targets)
     scaler.scale(loss).backward()
     scaler.unscale_(optimizer)                                  # first unscale,
@@ -545,8 +545,8 @@ for name, file in ready.files.items():
 from picolm_lib.course.training.live import Live, draw_norms
 from picolm_lib.course.training.recorded import recorded
 
-data = ready.train_config.data
-live = Live(f"{PRESET} on {data}", recorded(PRESET, data))
+preset, data = ready.plan.config.preset, ready.train_config.data
+live = Live(f"{preset} on {data}", recorded(preset, data))
 trainer = ready.trainer(live)
 scores = ready.train(trainer)
 
@@ -599,7 +599,7 @@ show_source(evaluate)
 # machine, `picolm generate "Once upon a time" --run FOLDER` tells a story.
 
 # %%
-folder = plan.folder
+folder = trainer.folder
 for file in sorted(folder.glob("[!.]*")):
     size = sum(f.stat().st_size for f in file.rglob("*")) if file.is_dir() else file.stat().st_size
     print(f"{file.name:<20}{size / 1e3:>10,.0f} kB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -39,7 +40,13 @@ from picolm_lib.data import tokens
 from picolm_lib.data.hub_dataset import HubDataset, HubFile
 from picolm_lib.model.picolm import PicoLM, count_parameters, flops_per_token
 from picolm_lib.model.rope import rope_tables
-from picolm_lib.train.checkpoint import RunConfig, load_config, load_run
+from picolm_lib.train.checkpoint import (
+    RunConfig,
+    load_config,
+    load_resume,
+    load_run,
+    save_config,
+)
 from picolm_lib.train.metrics import smooth
 from picolm_lib.train.muon import MuonAdamW, parameter_groups
 from picolm_lib.train.snapshots import history
@@ -80,7 +87,7 @@ def test_the_bytes_are_those_that_an_optimizer_holds(randomize):
 def test_measured_steps_are_real_steps():
     trainer = tiny_trainer()
     speed = budget.measure_steps(trainer, 2, 0)
-    assert trainer.progress.step == 3 and speed.tokens_per_second > 0 and speed.loss > 0
+    assert trainer.progress.step == 3 and speed.tokens_per_second > 0
     assert speed.flops_per_second == pytest.approx(speed.tokens_per_second * trainer.flops)
     assert budget.matmul_flops(torch.device("cpu"), torch.float32, 64) > 0
 
@@ -209,7 +216,7 @@ def plan(*settings: Any, **more: Any) -> plans.Plan:
 
 
 def test_the_settings_make_the_run(monkeypatch):
-    monkeypatch.setattr(plans, "measure_steps", lambda sketch: budget.Speed(1_000.0, 1.0, 1.0))
+    monkeypatch.setattr(plans, "measure_steps", lambda sketch: budget.Speed(1_000.0, 1.0))
     untimed = plan(0.0, 3)
     assert untimed.config.train == replace(PRESETS["smoke"].train, seed=3)
     assert untimed.config.model == PRESETS["smoke"].model and not untimed.trained
@@ -302,7 +309,7 @@ def test_a_run_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
 def test_a_run_of_another_model_is_named_and_not_taken(tmp_path, monkeypatch, capsys):
     """As where the badge was opened again, so that MODEL is back at its default."""
     monkeypatch.setenv("PICOLM_RUNS", str(tmp_path))
-    monkeypatch.setattr(plans, "measure_steps", lambda sketch: budget.Speed(1_000.0, 1.0, 1.0))
+    monkeypatch.setattr(plans, "measure_steps", lambda sketch: budget.Speed(1_000.0, 1.0))
     run.get_data(plan()).trainer(Live("smoke")).save()
     capsys.readouterr()
     assert plans.plan_run("nano", "storybook", 1.0).folder.name == "05-2"
@@ -354,6 +361,110 @@ def test_a_new_machine_gets_the_run_and_the_tokens_from_drive(tmp_path, monkeypa
     kept = {path.name for path in drive.find("runs/05-1/*")}
     assert {"resume.pt", "model.safetensors", "config.json", "metrics.jsonl"} <= kept
     assert not kept & {"resume.previous.pt", ".lock"}
+
+
+def begin(now: plans.Plan, steps: int) -> plans.Plan:
+    """Takes some steps of a run, and copies it to its Drive."""
+    trainer = run.get_data(now).trainer(Live("begun"))
+    while trainer.progress.step < steps:
+        append(now.folder / "metrics.jsonl", {"kind": "step", **trainer.step()})
+    trainer.save()
+    now.drive.say = print
+    run.keep_run(now.drive, now.folder)
+    return now
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A function that moves to a machine of this name."""
+    monkeypatch.setattr(plans, "measure_steps", lambda sketch: budget.Speed(1_000.0, 1.0))
+    return lambda name: monkeypatch.setenv("PICOLM_RUNS", str(tmp_path / name))
+
+
+def on_drive(drive: Drive, name: str = "05-1") -> tuple[str, int]:
+    """Whose run Drive has, and how far it is."""
+    folder = drive.folder / "runs" / name
+    return load_config(folder).run, load_resume(folder)["progress"]["tokens"]
+
+
+def test_no_run_on_drive_is_replaced_by_another(tmp_path, machine, monkeypatch, capsys):
+    drive = Drive(tmp_path / "Drive")
+    machine("first")
+    first = begin(plan(drive=drive), 4)
+    machine("second")
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "copytree", fails)
+        with refused("05-1 is on Drive", "could not be copied", "run this cell again"):
+            plan(drive=drive)
+    # As where Drive was away when the run was named.
+    begin(replace(plan(), drive=drive), 1)
+    assert on_drive(drive) == (first.config.run, 4 * 512)
+    assert "Drive has another run called 05-1" in capsys.readouterr().out
+    [beside] = drive.find("runs/05-1-*")
+    assert on_drive(drive, beside.name)[1] == 512
+
+
+def fails(*_: object, **__: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
+def test_what_another_machine_has_done_is_taken_up(tmp_path, machine):
+    drive = Drive(tmp_path / "Drive")
+    machine("first")
+    begin(plan(drive=drive), 3)
+    machine("second")
+    begin(plan(drive=drive), 9)
+    machine("first")
+    now = plan(drive=drive)
+    assert now.trained == 9 * 512 and (now.folder.parent / "05-1.older").exists()
+    # A copy that was broken off is no run.
+    now.folder.rename(now.folder.with_name("05-1.part"))
+    again = plan(drive=drive)
+    assert (again.folder.name, again.trained) == ("05-1", 9 * 512)
+
+
+def test_the_checkpoint_before_a_damaged_one_is_taken(tmp_path, machine, capsys):
+    machine("here")
+    now = begin(begin(plan(), 2), 5)
+    (now.folder / "resume.pt").write_bytes(b"damaged")
+    capsys.readouterr()
+    again = plan()
+    assert again.trained == 2 * 512 and "one before it is taken" in capsys.readouterr().out
+    assert run.get_data(again).trainer(Live("again")).progress.step == 2
+
+
+def test_a_run_of_the_command_keeps_the_end_that_it_had(machine):
+    machine("here")
+    now = plan()
+    trainer = run.get_data(now).trainer(Live("timed"))
+    trainer.step()
+    trainer.progress.planned_tokens, trainer.progress.planned_minutes = 40 * 512, 3.0
+    trainer.save()
+    train = replace(now.config.train, max_tokens=0, max_minutes=3.0)
+    save_config(now.folder, replace(now.config, train=train))
+    for _ in range(2):
+        again = plan(9.0)
+        assert (again.config.train.max_tokens, again.config.train.max_minutes) == (40 * 512, 0)
+
+
+def test_the_data_cell_again_reads_no_more_than_before(tmp_path, machine):
+    """Not even where the plan cell was not run again after the stop."""
+    machine("here")
+    (tmp_path / "data").mkdir()
+    for name, texts in (("train", STORIES * 2_000), ("validation", ["A story that is apart."] * 9)):
+        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(
+            json.dumps({"text": f"{text} {n}"}) + "\n" for n, text in enumerate(texts)))
+    now = plans.plan_run("smoke", str(tmp_path / "data"))
+    first = run.get_data(now)
+    first.trainer(Live("first")).save()
+    again = run.get_data(now)
+    assert again.train_config.data_tokens == first.train_config.data_tokens == 20_000
+    assert len(again.files["train"].tokens) == len(first.files["train"].tokens)
 
 
 def not_again(*_: object) -> None:

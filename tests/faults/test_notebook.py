@@ -35,7 +35,7 @@ from machines import (
 from runs import assert_same, outcome
 
 from picolm_lib.config import PRESETS, TINYSTORIES
-from picolm_lib.course.training.plans import CONTINUE
+from picolm_lib.course.training.folders import CONTINUE
 from picolm_lib.train.checkpoint import RunConfig, load_config, save_config
 from picolm_lib.train.metrics import read_metrics
 
@@ -358,7 +358,8 @@ def test_a_drive_that_is_full_is_one_line_and_the_run_ends(begun, late):
     begun.execute(FILLS)
     (begun.folder / "full").touch()
     said = begun.run(TRAIN)
-    assert said.count("could not be copied to Drive") == said.count("No space left") == 1
+    assert said.count("could not be copied to Drive") == said.count("No space left") == 2
+    assert said.count("the next checkpoint tries again") == said.count("run this cell again") == 1
     assert not list(late.rglob("*.part"))
     assert_ended(begun, "full")
     (begun.folder / "full").unlink()
@@ -371,7 +372,9 @@ def test_a_drive_that_goes_away_is_one_line_and_no_folder_takes_its_place(begun,
     place = begun.folder / "drive" / "MyDrive"
     place.rename(begun.folder / "elsewhere")
     try:
-        assert begun.run(TRAIN).count("could not be copied to Drive") == 1
+        said = begun.run(TRAIN)
+        assert said.count("could not be copied to Drive") == 2
+        assert said.count("the next checkpoint tries again") == said.count("run this cell") == 1
         assert not place.exists(), "what is written there is not on Drive"
     finally:
         shutil.rmtree(place, ignore_errors=True)

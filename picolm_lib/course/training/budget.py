@@ -131,7 +131,6 @@ class Speed:
 
     tokens_per_second: float
     flops_per_second: float
-    loss: float
 
 
 def measure_steps(trainer: Trainer, steps: int = 5, seconds: float = 5.0) -> Speed:
@@ -145,10 +144,10 @@ def measure_steps(trainer: Trainer, steps: int = 5, seconds: float = 5.0) -> Spe
     times: list[float] = []
     while len(times) < steps or sum(times) < seconds:
         started = time.monotonic()
-        loss = trainer.step()["loss"]
+        trainer.step()
         times.append(max(time.monotonic() - started, MIN_SECONDS))
     rate = trainer.batch_tokens / median(times)
-    return Speed(rate, rate * trainer.flops, loss)
+    return Speed(rate, rate * trainer.flops)
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype, size: int = 1024) -> float:

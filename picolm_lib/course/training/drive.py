@@ -14,9 +14,8 @@ from pathlib import Path
 from picolm_lib.files import first_line
 
 FOLDER = "picolm"
-# Of a run, what a new machine can do without: a second checkpoint of the same size, and what a
-# crash left.
-LEFT_OUT = ("resume.previous.pt", ".lock", "*.part")
+# Of a run, what a new machine can do without: a second checkpoint of the same size, and a lock.
+LEFT_OUT = ("resume.previous.pt", ".lock")
 # They say that the rest of their folder is there, so they are copied last.
 LAST = ("resume.pt", "counts.json")
 
@@ -57,12 +56,14 @@ class Drive:
             # Where MyDrive was, a folder of this machine would be made, and nobody would notice.
             self.folder.parent.stat()
             for file in sorted(source.rglob("*"), key=lambda file: (file.name in LAST, file)):
-                left_out = any(file.match(pattern) for pattern in LEFT_OUT)
-                if file.is_file() and not left_out:
-                    self._copy(file, self.folder / name / file.relative_to(source))
+                path = file.relative_to(source)
+                crashed = any(part.endswith(".part") for part in path.parts)
+                if file.is_file() and file.name not in LEFT_OUT and not crashed:
+                    self._copy(file, self.folder / name / path)
         except OSError as error:
-            self._tell(f"note: {name.split('/')[0]} could not be copied to Drive "
-                       f"({first_line(error)}), and are on this machine only; {otherwise}.")
+            what = f"the run {name[5:]}" if name.startswith("runs/") else "the prepared data"
+            self.tell(f"note: {what} could not be copied to Drive ({first_line(error)}); "
+                      f"{otherwise}.")
 
     def fetch(self, name: str, target: Path) -> None:
         """Copies a folder from Drive, unless it is here or not there."""
@@ -78,7 +79,7 @@ class Drive:
             shutil.copytree(source, part)
             part.replace(target)
         except OSError as error:
-            self._tell(f"note: {name} could not be copied from Drive ({first_line(error)}).")
+            self.tell(f"note: {name} could not be copied from Drive ({first_line(error)}).")
 
     def _copy(self, file: Path, target: Path) -> None:
         """Copies a file with its time, unless a copy of this size and time is there."""
@@ -95,12 +96,12 @@ class Drive:
         try:
             shutil.copy2(file, part)
             part.replace(target)
-        except OSError:
+        except BaseException:
             part.unlink(missing_ok=True)
             raise
         self._copied[target] = now.st_mtime_ns
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
         """Says a line, but the same one only once in a row."""
         if line != self._said:
             self.say(line)

@@ -6,10 +6,7 @@ that another machine continues ends where it was planned to end.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,15 +14,20 @@ from picolm_lib.commands.plan import trial
 from picolm_lib.config import PRESETS, TINYSTORIES, PicoConfig, PicoError, TrainConfig
 from picolm_lib.course.training.budget import Speed, measure_steps
 from picolm_lib.course.training.drive import Drive
+from picolm_lib.course.training.folders import CONTINUE, choose_folder, end_of, is_last_damaged
 from picolm_lib.data.hub import local_path
 from picolm_lib.data.local import HINT
 from picolm_lib.data.tokenizer import load_tokenizer
 from picolm_lib.train.budget import Progress, TimeBudget
-from picolm_lib.train.checkpoint import RunConfig, has_resume, load_config, load_resume
-from picolm_lib.train.metrics import read_metrics
+from picolm_lib.train.checkpoint import (
+    RunConfig,
+    has_resume,
+    load_config,
+    load_resume,
+)
 from picolm_lib.train.trainer import Trainer
 
-CONTINUE = "continue, else new"
+MOST_MINUTES = 10_000
 # Of training and evaluation, unless the learner sets them.
 MINUTES = {"pico": 16.0, "pico8k": 16.0, "nano": 1.2}
 # Tokens of the last evaluation: 21,990 stories of TinyStories, one in a hundred of the Storybook's.
@@ -43,8 +45,10 @@ class Plan:
     """Measured on random tokens, which take as long as real ones."""
     sketch: Trainer
     """The run on these random tokens."""
+    goes_on: bool
+    """Whether an earlier session has begun it."""
     trained: int
-    """Tokens that an earlier session has trained on."""
+    """Tokens that it has trained on."""
 
     @property
     def minutes_left(self) -> float:
@@ -56,7 +60,8 @@ class Plan:
     def minutes_of_evaluation(self) -> float:
         """An estimate, too: a forward pass is a third of a step's work."""
         train = self.config.train
-        tokens = VALIDATION_TOKENS.get(train.data, 0) + (train.evals - 1) * train.eval_tokens
+        left = 1 - self.trained / train.max_tokens
+        tokens = VALIDATION_TOKENS.get(train.data, 0) + left * (train.evals - 1) * train.eval_tokens
         return tokens / (3 * self.speed.tokens_per_second) / 60
 
     def describe(self) -> str:
@@ -67,7 +72,7 @@ class Plan:
                     "only scored again")
         step = train.batch_size * self.config.model.max_seq_len
         run = (f"{self.folder} goes on after {self.trained:,} of {train.max_tokens:,} tokens, with "
-               "the settings that it was started with" if self.trained else
+               "the settings that it was started with" if self.goes_on else
                f"{self.folder}, a new run of {train.max_tokens:,} tokens")
         steps = -(-(train.max_tokens - self.trained) // step)
         return (f"{run}: {steps:,} steps of {step:,} tokens at "
@@ -92,18 +97,24 @@ def plan_run(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 
     """
     drive = drive or Drive()
     folder = choose_folder(preset, choice, drive)
-    if has_resume(folder):
+    goes_on = has_resume(folder)
+    if goes_on:
         config = load_config(folder)
         if config.preset != preset:
             raise PicoError(f"{str(folder)!r} contains a run of the preset {config.preset}, not of "
                             f"{preset}; set RUN to another one, or to 'new', and run again from "
                             "Settings.")
         try:
-            trained = load_resume(folder)["progress"]["tokens"]
+            progress = load_resume(folder, previous=is_last_damaged(folder))["progress"]
         except PicoError as error:
             reason = str(error).split(";")[0]
             raise PicoError(f"{reason}; set RUN to 'new', or to another run, and run again from "
                             "Settings.") from error
+        trained = progress["tokens"]
+        # Where `picolm train` has planned it in minutes or steps, its end stays, too.
+        config = replace(config, train=replace(
+            config.train, max_tokens=end_of(config, progress["planned_tokens"]), max_steps=0,
+            max_minutes=0.0))
     else:
         try:
             settings = _settings(preset, data, minutes, seed)
@@ -119,7 +130,7 @@ def plan_run(preset: str, data: str = "auto", minutes: float = 0.0, seed: int = 
     speed = measure_steps(sketch)
     if config.train.max_minutes:
         config = replace(config, train=_in_tokens(config, speed))
-    return Plan(config, folder, drive, speed, sketch, trained)
+    return Plan(config, folder, drive, speed, sketch, goes_on, trained)
 
 
 def _settings(preset: str, data: str, minutes: float, seed: int) -> tuple[PicoConfig, TrainConfig]:
@@ -135,6 +146,8 @@ def _settings(preset: str, data: str, minutes: float, seed: int) -> tuple[PicoCo
         train = replace(train, data=data, tokenizer="bundled8k" if data == TINYSTORIES
                         else "bundled")
     minutes = minutes or MINUTES.get(preset, 0.0)
+    if isinstance(minutes, (int, float)) and minutes > MOST_MINUTES:
+        raise PicoError(f"max_minutes is {minutes:g}, more than {MOST_MINUTES:,}.")
     if minutes:
         train = replace(train, max_minutes=minutes, max_tokens=0, max_steps=0)
     if train.tokenizer == chosen.train.tokenizer:
@@ -154,65 +167,3 @@ def _in_tokens(config: RunConfig, speed: Speed) -> TrainConfig:
     progress = Progress()
     budget.update(progress)
     return replace(train, max_tokens=budget.total_tokens(progress), max_minutes=0.0)
-
-
-def choose_folder(preset: str, choice: str, drive: Drive) -> Path:
-    """The folder of a run, copied from Drive where only Drive has it."""
-    root = runs_folder(preset)
-    kept = {path.name: path for path in drive.find("runs/*")}
-    _make_room(root, kept)
-    here = {path.name: path for path in root.glob("*")}
-    choice = choice.strip() or CONTINUE
-    name = Path(choice).name
-    if name in ("", ".."):
-        raise PicoError(f"RUN is {choice!r}, which is no name; set RUN to one such as '05-2', or "
-                        "to 'new', and run again from Settings.")
-    if choice == CONTINUE:
-        unfinished = {name: found for name, path in (kept | here).items()
-                      if (found := _unfinished(path))}
-        # 05-10 comes after 05-9.
-        *others, name = "new", *sorted((name for name, found in unfinished.items()
-                                        if found == preset), key=lambda name: (len(name), name))
-        if not others and unfinished:
-            other, found = max(unfinished.items(), key=lambda item: (len(item[0]), item))
-            print(f"note: {other} is an unfinished run of {found}; to continue it, set MODEL to "
-                  "that, on a GPU if it began on one, and run again from Settings.")
-    if name == "new":
-        return root / next(new for new in (f"05-{n}" for n in count(1)) if new not in kept | here)
-    if name not in kept | here:
-        print(f"note: there is no run {name} yet, so it is a new one.")
-    drive.fetch(f"runs/{name}", root / name)
-    return root / name
-
-
-def _make_room(root: Path, kept: dict[str, Path]) -> None:
-    """Renames runs that began without Drive, where it has another run of that name."""
-    for folder in sorted(root.glob("*")):
-        try:
-            if folder.name not in kept or (
-                    load_config(folder).run == load_config(kept[folder.name]).run):
-                continue
-        except PicoError:
-            continue
-        free = next(path for path in (root / f"05-{n}" for n in count(1))
-                    if path.name not in kept and not path.exists())
-        folder.rename(free)
-        print(f"{folder} is called {free} from now on, since Drive has another {folder.name}.")
-
-
-def _unfinished(folder: Path) -> str:
-    """The preset of a run that has a checkpoint and has not reached its end; "" of any other."""
-    try:
-        config = load_config(folder)
-    except PicoError:
-        return ""
-    scored = [line["tokens"] for line in read_metrics(folder) if line["kind"] == "evaluation"]
-    goes_on = has_resume(folder) and max(scored, default=0) < config.train.max_tokens
-    return config.preset if goes_on else ""
-
-
-def runs_folder(preset: str) -> Path:
-    """Where runs go: $PICOLM_RUNS, or the folder runs; a temporary one for the preset smoke."""
-    if named := os.environ.get("PICOLM_RUNS"):
-        return Path(named)
-    return Path(tempfile.mkdtemp(prefix="picolm-")) if preset == "smoke" else Path("runs")

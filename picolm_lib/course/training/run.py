@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from picolm_lib.commands.plan import tokens_to_prepare
 from picolm_lib.config import TINYSTORIES, PicoError, TrainConfig
 from picolm_lib.course.training.drive import Drive
+from picolm_lib.course.training.folders import is_last_damaged, is_same_run
 from picolm_lib.course.training.live import Live
 from picolm_lib.course.training.plans import Plan
 from picolm_lib.data.cache import tokenizer_for
@@ -23,12 +24,12 @@ from picolm_lib.data.corpus import load_corpus
 from picolm_lib.data.hub import local_path
 from picolm_lib.data.hub_dataset import find_dataset
 from picolm_lib.data.local import HINT
-from picolm_lib.data.token_file import TokenFile
+from picolm_lib.data.token_file import TokenFile, open_token_files
 from picolm_lib.data.tokenizer import read_tokenizer, save_tokenizer, saved_and_read
 from picolm_lib.data.tokens import token_folder, tokenize_corpus
 from picolm_lib.evaluate import Scores, evaluate
 from picolm_lib.files import cache_folder, lock_run_dir
-from picolm_lib.train.checkpoint import has_resume, save_config
+from picolm_lib.train.checkpoint import has_resume, load_config, save_config
 from picolm_lib.train.identity import check_folder
 from picolm_lib.train.metrics import read_metrics, truncate_metrics
 from picolm_lib.train.signals import Interrupted, stop_requests
@@ -62,7 +63,7 @@ class Ready:
         trainer = Trainer(config.model, config.train, self.tokenizer, self.files, folder,
                           show=False, listener=watched, run_name=config.run)
         if resumes:
-            trainer.resume()
+            trainer.resume(previous=is_last_damaged(folder))
             done = trainer.progress.tokens >= trainer.total_tokens
             truncate_metrics(folder, trainer.progress.step, done)
         else:
@@ -94,7 +95,11 @@ class Ready:
                                   trainer.config.eval_tokens)
                 if self.plan.drive.folder:
                     print("Copying it to Drive ...", flush=True)
-        self.plan.drive.keep(self.plan.folder, f"runs/{self.plan.folder.name}")
+        try:
+            keep_run(self.plan.drive, self.plan.folder, "run this cell again to try again")
+        except KeyboardInterrupt:
+            print("note: the copy to Drive was stopped; run this cell again to make it.")
+        self.plan.drive.say = print
         return scores
 
 
@@ -110,13 +115,24 @@ class Watched:
         self.live(trainer, line)
         checkpoint = self.folder / "resume.pt"
         written = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
-        if written > self._copied:
+        if written != self._copied:
             if self.drive.folder:
                 status = self.live.status
                 self.live.announce("copying the checkpoint to Drive ...")
-                self.drive.keep(self.folder, f"runs/{self.folder.name}")
+                keep_run(self.drive, self.folder)
                 self.live.announce(status)
             self._copied = written
+
+
+def keep_run(drive: Drive, folder: Path, otherwise: str = "the next checkpoint tries again",
+             ) -> None:
+    """Copies a run to Drive, beside any other run that has its name there."""
+    name, there = folder.name, drive.find(f"runs/{folder.name}/config.json")
+    if there and not is_same_run(folder, there[0].parent):
+        name = f"{name}-{load_config(folder).run[:6]}"
+        drive.tell(f"note: Drive has another run called {folder.name}, so this one is kept there "
+                   f"as {name}.")
+    drive.keep(folder, f"runs/{name}", otherwise)
 
 
 def get_data(plan: Plan) -> Ready:
@@ -130,12 +146,12 @@ def get_data(plan: Plan) -> Ready:
         plan.drive.fetch("tokens/hub", cache_folder() / "hub")
         corpus = load_corpus(config.train.data, config.train.storybook_stories)
         size = tokens_to_prepare(config.model, config.train, corpus) if new else (
-            config.train.data_tokens)
+            load_config(plan.folder).train.data_tokens)
         tokenizer = (saved_and_read(tokenizer_for(config.train.tokenizer, corpus, size)) if new
                      else read_tokenizer(plan.folder / "tokenizer"))
         tokens = token_folder(corpus, tokenizer, data_tokens=size)
         plan.drive.fetch(f"tokens/{tokens.name}", tokens)
-        there = (tokens / "counts.json").exists()
+        there = open_token_files(tokens) is not None
         print(price(config.train.data, size, there), flush=True)
         for note in corpus.notes:
             print(note)
@@ -144,9 +160,10 @@ def get_data(plan: Plan) -> Ready:
     except PicoError as error:
         # What follows is in the words of the command line.
         reason = re.sub(r"[;,]?( or| and)? use --(data|tokenizer) .*", "", str(error)).rstrip(".")
+        other = "" if new else "RUN = 'new' and "
         raise PicoError(f"{reason}; run this cell again, which keeps what is complete, or set "
-                        "DATA = 'storybook' in Settings, which needs no network, and run again "
-                        "from there.") from None
+                        f"{other}DATA = 'storybook' in Settings, which needs no network, and run "
+                        "again from there.") from None
     for folder in (tokens, cache_folder() / "hub"):
         plan.drive.keep(folder, f"tokens/{folder.name}", "a new machine prepares them again")
     model = replace(config.model, vocab_size=len(tokenizer))
