@@ -22,7 +22,8 @@ from picolm_lib.data.batches import sequential_batches
 from picolm_lib.data.token_file import TokenFile
 from picolm_lib.data.tokenizer import encode
 from picolm_lib.device import Precision
-from picolm_lib.model.loss import CHUNK_ROWS, IGNORE
+from picolm_lib.model.fast import rows_of_logits
+from picolm_lib.model.loss import IGNORE
 from picolm_lib.model.picolm import PicoLM
 from picolm_lib.storybook.story import Question
 
@@ -60,20 +61,22 @@ def evaluate(model: PicoLM, text: TokenFile, precision: Precision, limit: int | 
         limit: stop after this many tokens.
         batch_size: windows per forward pass.
     """
-    nats, hits, number = 0.0, 0, 0
+    # Of every chunk, and read only at the end, so that a GPU never waits.
+    nats, hits, number = [], [], 0
+    rows = rows_of_logits(model.config.vocab_size, precision.device)
     windows = sequential_batches(text.tokens, model.config.max_seq_len, batch_size, limit)
     for inputs, targets in windows:
+        number += int((targets != IGNORE).sum())
+        inputs, targets = precision.to_device(inputs, targets.flatten())
         with precision.autocast():
-            states = model.hidden(inputs.to(precision.device)).flatten(0, 1)      # (B * T, D)
-            chunks = targets.flatten().split(CHUNK_ROWS)                         # (R,) each
-            for x, t in zip(states.split(CHUNK_ROWS), chunks, strict=True):
-                t = t.to(precision.device)
+            states = model.hidden(inputs).flatten(0, 1)                          # (B * T, D)
+            for x, t in zip(states.split(rows), targets.split(rows), strict=True):
                 logits = model.output(x).float()                                 # (R, V)
-                nats += F.cross_entropy(logits, t, ignore_index=IGNORE, reduction="sum").item()
-                hits += (logits.argmax(-1) == t).sum().item()
-                number += (t != IGNORE).sum().item()
-    loss = nats / number
-    return Scores(loss, hits / number, loss / (math.log(2) * text.bytes_per_token), number)
+                nats.append(F.cross_entropy(logits, t, ignore_index=IGNORE, reduction="sum"))
+                hits.append((logits.argmax(-1) == t).sum())
+    loss = sum(torch.stack(nats).tolist()) / number
+    accuracy = sum(torch.stack(hits).tolist()) / number
+    return Scores(loss, accuracy, loss / (math.log(2) * text.bytes_per_token), number)
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,13 @@ def continuation_logprobs(model: PicoLM, tokenizer: PreTrainedTokenizerFast, pro
     if longest - 1 > model.config.max_seq_len:
         return []
     # The model is causal, so padding on the right changes nothing before it.
-    rows = torch.zeros(len(tails), longest, dtype=torch.long)
+    rows = torch.zeros(len(tails), longest, dtype=torch.long, device="cpu")
     for row, tail in zip(rows, tails, strict=True):
-        row[:len(start) + len(tail)] = torch.tensor(start + tail)
+        row[:len(start) + len(tail)] = torch.tensor(start + tail, device="cpu")
     rows = rows.to(precision.device)
     with precision.autocast():
         logprobs = model(rows[:, :-1]).log_softmax(-1)               # (options, longest - 1, V)
     picked = logprobs.gather(2, rows[:, 1:, None])[..., 0]           # (options, longest - 1)
-    return [picked[i, len(start) - 1:len(start) - 1 + len(tail)].sum().item()
+    sums = [picked[i, len(start) - 1:len(start) - 1 + len(tail)].sum()
             for i, tail in enumerate(tails)]
+    return torch.stack(sums).tolist()

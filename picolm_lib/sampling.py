@@ -94,7 +94,7 @@ def sample_next_token(logits: Tensor, config: SampleConfig,
     # The probabilities are laid end to end on a line from 0 to 1, and a point falls on it. On the
     # CPU, so that one seed gives one text on every device.
     ends = logits.softmax(-1).cpu().cumsum(-1, dtype=torch.float64)  # (B, V)
-    point = torch.rand(len(ends), 1, generator=generator, dtype=torch.float64)
+    point = torch.rand(len(ends), 1, generator=generator, dtype=torch.float64, device=ends.device)
     return torch.searchsorted(ends / ends[:, -1:], point, right=True)[:, 0].to(logits.device)
 
 
@@ -191,7 +191,8 @@ def stream_text(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
     """
     ids = prompt_ids(model.config, tokenizer, prompt)
     shown = decode(tokenizer, ids)
-    tokens = generate(model, torch.tensor([ids]), config, tokenizer.eos_token_id, seed)
+    prompt_tokens = torch.tensor([ids], device="cpu")
+    tokens = generate(model, prompt_tokens, config, tokenizer.eos_token_id, seed)
     yield prompt
     while True:
         try:

@@ -1,9 +1,9 @@
-"""Faster forms of three plain functions, with the same results.
+"""Faster forms of three plain functions, with the same results, and the loss's chunks.
 
 The plain forms stand in norm.py, mlp.py and attention.py. Each asks its function below which form
 to take: `norm_form`, `swiglu_form` and `attention_form` are the only places where that is decided,
 and None is the plain form. Compiled code takes the plain forms of norm and SwiGLU, because the
-compiler fuses them.
+compiler fuses them. `rows_of_logits` decides how much of the output layer is computed at once.
 
 Times are those of one forward and backward pass with the plain form instead, of 8 sequences for
 nano and 2 for pico, on one thread of a CPU with bfloat16 units: medians of 25 and 6 turns, in
@@ -21,6 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORT = 512  # tokens up to which T x T scores are small
+ROWS = 512  # of logits at once: 100 MB for 49,152 words in float32
+MOST_LOGITS = 2**29  # bytes of a chunk on a GPU
+PRETENDED_MEMORY = 16 * 2**30  # of a GPU on which nothing runs
 _pretended_gpu: bool | None = None
 
 
@@ -47,9 +50,26 @@ def attention_form(q: Tensor, k: Tensor, mask: Tensor | None,
     return None
 
 
+def rows_of_logits(vocab_size: int, device: torch.device) -> int:
+    """Rows of logits that exist at once, in loss and evaluation.
+
+    On a CPU 512: fewer or more are no faster. With every chunk the loss adds to the gradient of the
+    output layer, (V, D) numbers, so on a GPU a few large chunks move less memory: it gets as many
+    rows, a power of two, as take half a GiB in float32, or a 32nd of its memory where that is less.
+    For 49,152 words on a T4 that is 2,048. An estimate: no GPU was measured (tests/gpu/run.py
+    loss-chunks).
+    """
+    if device.type != "cuda" and _pretended_gpu is None:
+        return ROWS
+    memory = (PRETENDED_MEMORY if _pretended_gpu is not None
+              else torch.cuda.get_device_properties(device).total_memory)
+    fitting = min(MOST_LOGITS, memory // 32) // (4 * vocab_size)
+    return max(ROWS, 1 << fitting.bit_length() >> 1)
+
+
 @contextmanager
 def kernels_of_a_gpu(grouped: bool = True) -> Iterator[None]:
-    """Lets attention on a CPU choose as on a GPU: always scaled_dot_product_attention.
+    """Lets attention and loss on a CPU choose as on a GPU: always scaled_dot_product_attention.
 
     Its kernel for CPUs keeps what FlashAttention and the memory-efficient kernel keep: queries,
     keys, values, output and one number per row of scores; never the T x T scores.
@@ -111,7 +131,7 @@ def attend_by_products(q: Tensor, k: Tensor, v: Tensor, mask: None) -> Tensor:
     """
     batch, heads, length, width = q.shape
     kv_heads = k.shape[1]
-    future = torch.full((length, length), float("-inf"), dtype=q.dtype).triu(1)
+    future = torch.full((length, length), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
     future = future.repeat(heads // kv_heads, 1)                     # (H/K * T, T)
     rows = q.reshape(batch * kv_heads, -1, width)                    # (B * K, H/K * T, E)
     scores = torch.baddbmm(future, rows, k.flatten(0, 1).mT, alpha=width**-0.5)

@@ -13,27 +13,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fast import rows_of_logits
+
 IGNORE = -100
 """Target of a row that does not count, as in F.cross_entropy."""
-CHUNK_ROWS = 512
-"""Rows of logits at once: 100 MB for 49,152 words in float32."""
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor,
-                         chunk_rows: int = CHUNK_ROWS) -> Tensor:
+                         chunk_rows: int = 0) -> Tensor:
     """F.cross_entropy(x @ weight.T, targets), in the memory of one chunk of logits.
 
     Args:
         x: (N, D) final states.
         weight: (V, D) output layer.
         targets: (N,) token ids; rows whose target is IGNORE do not count.
-        chunk_rows: R, rows of logits that exist at once.
+        chunk_rows: R, rows of logits that exist at once (0: as many as suit the device).
 
     Returns:
         The mean loss in nats, a float32 scalar; NaN where no row counts, as in F.cross_entropy.
     """
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
+    chunk_rows = chunk_rows or rows_of_logits(len(weight), x.device)
     return _LinearCrossEntropy.apply(x, weight, targets, chunk_rows)
 
 

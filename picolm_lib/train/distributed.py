@@ -106,8 +106,11 @@ def is_main() -> bool:
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether an error means that a collective broke, as it does when another process has died."""
-    return is_joined() and (
+    """Whether an error means that a collective broke, as it does when another process has died.
+
+    It may have died while this one was still joining.
+    """
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and (
         isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error))
 
 

@@ -28,8 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from picolm_lib.config import PicoConfig
-from picolm_lib.model.fast import kernels_of_a_gpu
-from picolm_lib.model.loss import CHUNK_ROWS
+from picolm_lib.model.fast import kernels_of_a_gpu, rows_of_logits
 from picolm_lib.model.picolm import PicoLM, count_parameters
 from picolm_lib.train.muon import MuonAdamW, parameter_groups
 
@@ -118,7 +117,9 @@ class MemoryEstimate:
         Two small ones are counted and the others extrapolated: from three of loss.py's chunks on,
         all sizes grow linearly, up to half a percent.
         """
-        small = -(-3 * CHUNK_ROWS // self.config.max_seq_len)
+        with kernels_of_a_gpu():
+            rows = rows_of_logits(self.config.vocab_size, torch.device("cpu"))
+        small = -(-3 * rows // self.config.max_seq_len)
         if sequences <= 2 * small:
             return self._count(sequences)
         one, two = self._count(small), self._count(2 * small)
@@ -174,7 +175,7 @@ def count_pass(model: PicoLM, sequences: int, dtype: torch.dtype,
     """
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)
-    tokens = torch.zeros(sequences, model.config.max_seq_len, dtype=torch.long)
+    tokens = torch.zeros(sequences, model.config.max_seq_len, dtype=torch.long, device="cpu")
     saved: dict[int, torch.UntypedStorage] = {}
     owned = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
 

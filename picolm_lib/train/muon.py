@@ -127,8 +127,9 @@ class MuonAdamW(torch.optim.Optimizer):
         # The schedule multiplies `initial_lr`; torch's own schedulers use the same name.
         groups = [{"initial_lr": rates.get(group["role"]), **group} for group in groups]
         groups = [{"lr": group["initial_lr"], **group} for group in groups]
+        # PyTorch's load_state_dict reads "fused", too: then the counts of steps go to the device.
         super().__init__(groups, {"rows": None, "momentum": momentum, "betas": betas, "eps": eps,
-                                  "weight_decay": weight_decay})
+                                  "weight_decay": weight_decay, "fused": True})
         self.dtype, self.scale = dtype, scale
 
     def add_param_group(self, group: dict) -> None:
@@ -155,26 +156,43 @@ class MuonAdamW(torch.optim.Optimizer):
         return loss
 
     def _muon(self, groups: list[dict]) -> None:
-        """Nesterov momentum, made orthogonal. All groups at once: equal shapes become a stack."""
+        """Nesterov momentum, made orthogonal. All groups at once: equal shapes become a stack.
+
+        torch._foreach_* do one operation to a whole list: a GPU starts it once, and not once for
+        each matrix. PyTorch's own optimizers are made of them.
+        """
         weights: list[Tensor] = []
         updates: list[Tensor] = []
         lengths: list[float] = []
         for group in groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                average = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(average, group["momentum"])
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                weights += self.matrices(parameter, group["rows"])
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            gradients = [p.grad for p in parameters]
+            averages = [self._average(p) for p in parameters]
+            torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(gradients, averages, group["momentum"])
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            for parameter, update in zip(parameters, ahead, strict=True):
+                weights += map(self.local, self.matrices(parameter, group["rows"]))
                 updates += (found := self.matrices(update, group["rows"]))
                 lengths += [group["lr"] * self.scale(*matrix.shape) for matrix in found]
-        for weight, direction, length in zip(weights, self.orthogonalize(updates), lengths,
-                                             strict=True):
-            weight.add_(direction, alpha=-length)
+        directions = self.orthogonalize(updates)
+        for length in set(lengths):
+            same = [i for i, other in enumerate(lengths) if other == length]
+            torch._foreach_add_([weights[i] for i in same], [directions[i] for i in same],
+                                alpha=-length)
+
+    def _average(self, parameter: Tensor) -> Tensor:
+        """The running mean of a parameter's gradients."""
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        return state["momentum_buffer"]
+
+    def local(self, matrix: Tensor) -> Tensor:
+        """What of a matrix is here."""
+        return matrix
 
     def matrices(self, tensor: Tensor, rows: tuple[int, ...] | None) -> Sequence[Tensor]:
         """The matrices that a parameter consists of, as views: blocks of rows, or a stack."""
@@ -196,13 +214,13 @@ class MuonAdamW(torch.optim.Optimizer):
         parameters = [p for p in group["params"] if p.grad is not None]
         for parameter in parameters:
             if not self.state[parameter]:
-                self.state[parameter].update(step=torch.zeros(()),
+                self.state[parameter].update(step=torch.zeros((), device=parameter.device),
                                              exp_avg=torch.zeros_like(parameter),
                                              exp_avg_sq=torch.zeros_like(parameter))
         states = [self.state[p] for p in parameters]
         if parameters:
             adamw(parameters, [p.grad for p in parameters], [s["exp_avg"] for s in states],
                   [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states],
-                  fused=parameters[0].is_cpu or None, amsgrad=False, beta1=group["betas"][0],
+                  fused=group["fused"], amsgrad=False, beta1=group["betas"][0],
                   beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
                   eps=group["eps"], maximize=False)

@@ -96,10 +96,6 @@ class RowShard:
         """Elements in the rows of each process."""
         return [height * self.shape[1] for height in self.heights]
 
-    def add_(self, direction: Tensor, alpha: float) -> None:
-        """Adds alpha times a direction, of which `direction` are the rows here."""
-        self.local.add_(direction, alpha=alpha)
-
 
 class ShardedMuon(MuonAdamW):
     """MuonAdamW where every process has its rows of each weight, as `fully_shard` divides them.
@@ -129,6 +125,10 @@ class ShardedMuon(MuonAdamW):
             found.append(RowShard((height, cols), here, heights))
             start += height
         return found
+
+    def local(self, matrix: RowShard) -> Tensor:  # type: ignore[override]
+        """The rows of a matrix that are here."""
+        return matrix.local
 
     def orthogonalize(self, matrices: Sequence[RowShard],  # type: ignore[override]
                       ) -> list[Tensor]:

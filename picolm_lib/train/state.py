@@ -87,7 +87,7 @@ class TrainingState:
         tensors = [*self.model.parameters(), *(value for state in self.optimizer.state.values()
                                                for value in state.values())]
         local = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
-        if not all(tensor.isfinite().all() for tensor in local):
+        if not torch.stack([tensor.isfinite().all() for tensor in local]).all():
             raise PicoError(f"the weights are not finite after step {self.progress.step}, so they "
                             "were not saved; continue from the last checkpoint with --resume, and "
                             "if it happens again, start again with lower --muon-lr and --adamw-lr.")

@@ -117,7 +117,7 @@ class Trainer:
         """Plans a run that is limited in minutes: a new one by the time that two passes take."""
         if self.config.max_minutes and not (self.progress.step or self.budget.initial_speed):
             self.budget.measure(
-                lambda: self.accumulate_gradients(*self.batches.next(), self.batch_tokens),
+                lambda: self.accumulate_gradients(*self.batches.next(), self.batch_tokens).item(),
                 lambda seconds: self.processes.broadcast(seconds, self.device))
             # The passes teach nothing, and the run begins at the beginning of its data.
             self.optimizer.zero_grad()
@@ -173,8 +173,8 @@ class Trainer:
         targets.view(-1)[counted:] = IGNORE
         factor = lr_factor((progress.tokens + counted / 2) / total, config)
         self._set_lr(factor)
-        loss = self.accumulate_gradients(inputs, targets, counted)
-        grad_norm = self._update_weights(loss)
+        loss, grad_norm = self._update_weights(
+            self.accumulate_gradients(inputs, targets, counted))
         progress.count_step(counted if math.isfinite(loss + grad_norm) else 0)
         if progress.skipped_in_a_row >= MAX_SKIPPED_STEPS:
             raise PicoError(f"the loss or its gradient was not finite {MAX_SKIPPED_STEPS} times in "
@@ -189,14 +189,12 @@ class Trainer:
                 "mfu": mfu(speed, self.flops, self.peak, self.processes.world_size),
                 "seconds": progress.seconds, "peak_memory_gib": peak_memory_gib(self.device)}
 
-    def accumulate_gradients(self, inputs: Tensor, targets: Tensor, counted: int) -> float:
-        """Adds up the gradient of the mean loss over `counted` targets; returns that loss.
+    def accumulate_gradients(self, inputs: Tensor, targets: Tensor, counted: int) -> Tensor:
+        """Adds up the gradient of the mean loss over `counted` targets; returns that loss, ().
 
-        Micro-batches that are too large for the GPU are halved until they fit. Not so where there
-        are other processes, which could not know: that is a PicoError, as one sequence is.
-
-        Args:
-            inputs, targets: the (B, T) global batch, on the CPU.
+        Inputs and targets are the (B, T) global batch, on the CPU. Micro-batches that are too large
+        for the GPU are halved until they fit. Not so where there are other processes, which could
+        not know: that is a PicoError, as one sequence is.
         """
         inputs, targets = self.processes.local_shard(inputs), self.processes.local_shard(targets)
         while True:
@@ -206,7 +204,7 @@ class Trainer:
                 pass  # the failed pass holds its memory until this block is left
             self._halve_micro_batch(len(inputs))
 
-    def _micro_batches(self, inputs: Tensor, targets: Tensor, counted: int) -> float:
+    def _micro_batches(self, inputs: Tensor, targets: Tensor, counted: int) -> Tensor:
         size = self.micro_batch_size
         parts = list(zip(inputs.split(size), targets.split(size), strict=True))
         total = torch.zeros((), device=self.device)
@@ -221,7 +219,7 @@ class Trainer:
                 # DDP averages over the processes; the sum is wanted.
                 self.scaler.scale(loss * self.processes.world_size).backward()
             total += loss.detach()
-        return self.processes.all_reduce_sum(total).item()
+        return self.processes.all_reduce_sum(total)
 
     def _halve_micro_batch(self, rows: int) -> None:
         """After running out of memory: the batch will be done again in smaller parts."""
@@ -248,17 +246,19 @@ class Trainer:
             group["lr"] = group["initial_lr"] * factor
             group["momentum"] = momentum(self.progress.step, self.config)
 
-    def _update_weights(self, loss: float) -> float:
-        """Clips and steps, unless loss or gradient is not finite; returns the gradient norm."""
+    def _update_weights(self, loss: Tensor) -> tuple[float, float]:
+        """Clips and steps, unless not all is finite; returns the loss and the gradient norm."""
         self.scaler.unscale_(self.optimizer)
         max_norm = self.config.grad_clip or math.inf
-        total = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
-        norm = (cast("DTensor", total).full_tensor() if self.sharded else total).item()
-        if math.isfinite(loss + norm):
-            self.scaler.step(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
+        norm = cast("DTensor", norm).full_tensor() if self.sharded else norm
+        # The step's only wait for the GPU. scaler.step would wait again, for what the norm tells.
+        values = torch.stack((loss, norm)).tolist()
+        if all(map(math.isfinite, values)):
+            self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad()
-        return norm
+        return values[0], values[1]
 
     def evaluate(self, logger: MetricsLogger, limit: int | None = None) -> Scores:
         """Scores `limit` validation tokens, or all, and generates the beginning of a story."""

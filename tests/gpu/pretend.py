@@ -12,25 +12,28 @@ Its tensors are on cuda:0 for everybody who asks, and the CPU computes them. As 
 - a tensor that the package makes must say on which device: one of the CPU, made without a thought,
   is the most frequent fault on a GPU. Turned off by `pretend_gpu(strict=False)`.
 
-Not as on a GPU: speed, memory, kernels and their rounding, random numbers of the GPU, several GPUs.
-Autocast is that of a CPU. tests/gpu/run.py is for a real one.
+Not as on a GPU: speed, memory that is kept for later, kernels and their rounding, random numbers of
+the GPU, several GPUs. Autocast is that of a CPU. tests/gpu/run.py is for a real one.
 """
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator
+import linecache
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.attention
+from gpu.allocations import Allocations
 from torch import Tensor
+from torch.nn.utils import clip_grad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 PACKAGE = str(Path(__file__).resolve().parents[2] / "picolm_lib")
@@ -44,6 +47,9 @@ FACTORIES = {torch.arange, torch.as_tensor, torch.empty, torch.eye, torch.full, 
              torch.logspace, torch.normal, torch.ones, torch.rand, torch.randint, torch.randn,
              torch.randperm, torch.scalar_tensor, torch.tensor, torch.tril_indices,
              torch.triu_indices, torch.zeros}
+LISTS = {list, tuple}
+# Arguments that are on no device.
+PLAIN = {bool, float, int, torch.dtype, torch.layout, torch.memory_format, type(None)}
 # Modules are made first and moved afterward, so their weights need no device yet.
 MAKES_WEIGHTS = {"__init__", "initial_value"}
 
@@ -72,6 +78,7 @@ class GpuTensor(Tensor):
 
     def __init__(self, content: Tensor) -> None:
         self.content = content
+        _gpu.memory.add(content.untyped_storage())
 
     def __repr__(self) -> str:
         return f"{self.content}, on the GPU"
@@ -89,8 +96,9 @@ class GpuTensor(Tensor):
 class PretendedGpu:
     """What was seen while it was pretended."""
 
-    def __init__(self, strict: bool) -> None:
+    def __init__(self, strict: bool, memory: int = 2**40) -> None:
         self.strict = strict
+        self.memory = Allocations(memory)
         self.waits: list[str] = []
         """The lines that waited for the GPU, such as "trainer.py:229"."""
         self.leaving = False
@@ -98,7 +106,7 @@ class PretendedGpu:
     def wait(self) -> None:
         """Notes the line that waits."""
         frame = _caller()
-        self.waits.append(f"{Path(frame.filename).name}:{frame.lineno}" if frame else "a test")
+        self.waits.append(_place(frame) if frame else "a test")
 
     def copy_to_cpu(self, tensor: Tensor) -> Tensor:
         """What `tensor.cpu()` gives."""
@@ -112,12 +120,16 @@ class PretendedGpu:
 _gpu = PretendedGpu(strict=False)
 
 
-def _caller() -> traceback.FrameSummary | None:
+def _caller() -> FrameType | None:
     """The innermost line of the package that is at work."""
-    for frame in reversed(traceback.extract_stack(limit=60)):
-        if frame.filename.startswith(PACKAGE):
-            return frame
-    return None
+    frame: FrameType | None = sys._getframe(1)
+    while frame and not frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    return frame
+
+
+def _place(frame: FrameType) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
 def _is(device: object, kind: str) -> bool:
@@ -125,31 +137,63 @@ def _is(device: object, kind: str) -> bool:
         device, (str, torch.device)) else False
 
 
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """An operation's arguments, those within lists one by one."""
+    for value in values:
+        if type(value) in LISTS:
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _inside(value: Any) -> Any:
+    """An argument as the CPU takes it."""
+    kind = type(value)
+    if kind is GpuTensor:
+        return value.content
+    if kind in LISTS:
+        return kind(map(_inside, value))
+    return CPU if kind is torch.device else value
+
+
+def _outside(value: Any) -> Any:
+    """A result as a GPU gives it."""
+    if type(value) in LISTS:
+        return type(value)(map(_outside, value))
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_inference() or not torch.is_inference_mode_enabled():
+        return GpuTensor(value)
+    # The view of a tensor from outside of inference mode.
+    with torch.inference_mode(False):
+        return GpuTensor(value)
+
+
 def _compute(func: Callable, args: tuple, kwargs: dict) -> Any:
     """Computes one operation on the CPU; its results are where a GPU would have them."""
-    leaves = tree_leaves((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    ours = [tensor for tensor in tensors if isinstance(tensor, GpuTensor)]
+    leaves = [leaf for leaf in _flat((*args, *kwargs.values())) if type(leaf) not in PLAIN]
+    ours = any(type(leaf) is GpuTensor for leaf in leaves)
     if not ours and not any(_is(leaf, "cuda") for leaf in leaves):
         return func(*args, **kwargs)
-    others = [t for t in tensors if not isinstance(t, GpuTensor) and t.ndim]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    others = [t for t in tensors if type(t) is not GpuTensor and t.ndim]
     if ours and others and func not in COPIES:
         places = ", ".join(f"{tuple(t.shape)} on {t.device}" for t in tensors)
         raise MixedDevicesError(f"{func} got {places}")
-    to_cpu = func is aten.copy_.default and not isinstance(args[0], GpuTensor)
+    # All generators are the CPU's, since a pretended GPU has none.
+    if any(type(leaf) is torch.Generator for leaf in leaves):
+        raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+    to_cpu = func is aten.copy_.default and type(args[0]) is not GpuTensor
     by_mask = func is aten.index.Tensor and any(t.dtype == torch.bool for t in tensors[1:])
     if func in READS or by_mask or to_cpu or _gpu.leaving:
         _gpu.wait()
     kwargs.pop("pin_memory", None)
-    inside = tree_map_only(GpuTensor, lambda t: t.content, (args, kwargs))
-    inside_args, inside_kwargs = tree_map_only(torch.device, lambda device: CPU, inside)
-    result = func(*inside_args, **inside_kwargs)
+    result = func(*map(_inside, args), **{name: _inside(kwargs[name]) for name in kwargs})
     if _gpu.leaving:
         return result
     if to_cpu:
         return args[0]
-    return return_and_correct_aliasing(func, args, kwargs,
-                                       tree_map_only(Tensor, GpuTensor, result))
+    return return_and_correct_aliasing(func, args, kwargs, _outside(result))
 
 
 class _Operations(TorchDispatchMode):
@@ -166,10 +210,15 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (),
                            kwargs: dict | None = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func in FACTORIES and kwargs.get("device") is None:
+        # Generators are of a device, too, and so are the numbers that one of them draws.
+        if (func in FACTORIES and kwargs.get("device") is None
+                and kwargs.get("generator") is None):
             self._check()
         if func is Tensor.pin_memory:
             return args[0]
+        # It would be made in C++, which nobody hears of.
+        if func in (torch.tensor, torch.as_tensor) and _is(kwargs.get("device"), "cuda"):
+            return func(*args, **{**kwargs, "device": CPU}).to(GPU)
         if func is Tensor.cuda:
             func, args = Tensor.to, (args[0], GPU)
         if args and isinstance(args[0], GpuTensor):
@@ -190,12 +239,15 @@ class _Calls(TorchFunctionMode):
 
     def _check(self) -> None:
         # The line that calls, and not one further up: PyTorch's own tensors are its own affair.
-        stack = traceback.extract_stack(limit=4)
-        frame = next((f for f in reversed(stack) if f.filename != __file__), None)
-        if (_gpu.strict and frame and frame.filename.startswith(PACKAGE)
-                and frame.name not in MAKES_WEIGHTS):
-            raise NoDeviceError(f"{Path(frame.filename).name}:{frame.lineno} makes a tensor and "
-                                f"does not say on which device: {frame.line}")
+        frame = sys._getframe(1)
+        while frame.f_back and frame.f_code.co_filename == __file__:
+            frame = frame.f_back
+        code = frame.f_code
+        if (_gpu.strict and code.co_filename.startswith(PACKAGE)
+                and code.co_name not in MAKES_WEIGHTS):
+            line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+            raise NoDeviceError(f"{_place(frame)} makes a tensor and does not say on which device: "
+                                f"{line}")
 
 
 @contextmanager
@@ -210,10 +262,11 @@ def pretend_gpu(capability: tuple[int, int] = (7, 5), name: str = "Tesla T4",
         strict: whether the package must say for every new tensor on which device.
     """
     global _gpu
-    before, _gpu = _gpu, PretendedGpu(strict)
+    before, _gpu = _gpu, PretendedGpu(strict, int(gib * 2**30))
+    memory = _gpu.memory
     autocast, enabled, dtype = (torch.autocast.__init__, torch.is_autocast_enabled,
                                 torch.get_autocast_dtype)
-    properties = SimpleNamespace(name=name, total_memory=int(gib * 2**30), major=capability[0],
+    properties = SimpleNamespace(name=name, total_memory=memory.total, major=capability[0],
                                  minor=capability[1], multi_processor_count=40)
     fakes = {
         "torch.cuda._lazy_init": lambda: None,
@@ -222,22 +275,33 @@ def pretend_gpu(capability: tuple[int, int] = (7, 5), name: str = "Tesla T4",
         "torch.cuda.device_count": lambda: 1,
         "torch.cuda.current_device": lambda: 0,
         "torch.cuda.set_device": lambda device: None,
+        "torch.cuda._exchange_device": lambda device: 0,
+        "torch.cuda._maybe_exchange_device": lambda device: 0,
         "torch.cuda.get_device_capability": lambda device=None: capability,
         "torch.cuda.get_device_name": lambda device=None: name,
         "torch.cuda.get_device_properties": lambda device=None: properties,
-        "torch.cuda.mem_get_info": lambda device=None: (properties.total_memory,) * 2,
-        "torch.cuda.max_memory_allocated": lambda device=None: 2**30,
-        "torch.cuda.memory_allocated": lambda device=None: 2**29,
-        "torch.cuda.reset_peak_memory_stats": lambda device=None: None,
+        "torch.cuda.mem_get_info": lambda device=None: (memory.total - memory.now, memory.total),
+        "torch.cuda.max_memory_allocated": lambda device=None: memory.peak,
+        "torch.cuda.memory_allocated": lambda device=None: memory.now,
+        "torch.cuda.reset_peak_memory_stats": memory.reset_peak,
+        "torch.cuda.set_per_process_memory_fraction": memory.set_fraction,
         "torch.cuda.synchronize": lambda device=None: None,
         "torch.cuda.empty_cache": lambda: None,
-        "torch.cuda.get_rng_state": lambda device=None: torch.zeros(16, dtype=torch.uint8),
+        "torch.cuda.get_rng_state": lambda device=None: torch.zeros(
+            16, dtype=torch.uint8, device=CPU),
         "torch.cuda.set_rng_state": lambda state, device=None: None,
+        # The kernels are those of a CPU, and it has other ones.
+        "torch.nn.attention._sdpa_kernel": lambda backends, set_priority=False: None,
         "torch.autocast.__init__": lambda self, device_type, *args, **kwargs: autocast(
             self, "cpu" if device_type == "cuda" else device_type, *args, **kwargs),
         "torch.is_autocast_enabled": lambda device_type="cpu": enabled("cpu"),
         "torch.get_autocast_dtype": lambda device_type="cpu": dtype("cpu"),
     }
+    # PyTorch's C++ groups by the device that it sees.
+    grouped = clip_grad._group_tensors_by_device_and_dtype
+    fakes["torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype"] = lambda lists: {
+        (lists[0][indices[0]].device, dtype): (group, indices)
+        for (_, dtype), (group, indices) in grouped(lists, with_indices=True).items()}
     future = torch.__future__
     with ExitStack() as stack:
         for target, fake in fakes.items():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from gpu.pretend import MixedDevicesError, NoDeviceError, pretend_gpu
-from helpers import tiny_trainer
 from torch import nn
 
 from picolm_lib.device import choose_precision
@@ -89,13 +88,3 @@ def test_it_is_a_t4_until_it_is_over():
     with pretend_gpu(capability=(9, 0)):
         assert choose_precision().dtype == torch.bfloat16
     assert choose_precision().device.type == "cpu"
-
-
-def test_a_step_waits_once(gpu):
-    """The loss and the norm of the gradient are read together; all else is only queued."""
-    trainer = tiny_trainer(device="cuda", dtype="auto")
-    for _ in range(12):
-        gpu.waits.clear()
-        trainer.step()
-        assert len(gpu.waits) == 1, gpu.waits
-    assert 0 < trainer.progress.skipped < 6

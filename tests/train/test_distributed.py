@@ -12,7 +12,7 @@ from helpers import ROOT, STORIES, refused
 from processes import RUN_TRAIN, start, train
 from safetensors.torch import load_file
 
-from picolm_lib.train.distributed import local_device
+from picolm_lib.train.distributed import is_lost_process, local_device
 from picolm_lib.train.metrics import read_metrics
 from picolm_lib.train.muon_distributed import partition_by_cost
 
@@ -67,6 +67,16 @@ def test_a_run_of_one_process_goes_on_with_two(runs):
     assert done.returncode == 0 and "resuming from step 6" in done.stdout, done.stderr
     steps = [(m["step"], m["tokens"]) for m in read_metrics(runs / "longer") if m["kind"] == "step"]
     assert steps[-1] == (9, 8 * 64)
+
+
+def test_a_process_may_be_lost_while_this_one_is_still_joining(monkeypatch):
+    """One that fails at once ends the others, which may not have reached it yet."""
+    broken = RuntimeError("[gloo/transport/tcp/pair.cc:144] Connection closed by peer")
+    assert not is_lost_process(broken)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert is_lost_process(broken)
+    assert is_lost_process(torch.distributed.DistNetworkError("the client socket timed out"))
+    assert not is_lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_in_one_line(runs):
