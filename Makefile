@@ -15,7 +15,7 @@ LM_EVAL := .venv-lm-eval
 LM_EVAL_READY := $(LM_EVAL)/.ready
 
 .PHONY: train test test-browser test-faults test-solved \
-  test-lowest test-colab test-lm-eval unit notebook-tests lint types \
+  test-lowest test-colab test-lm-eval test-gpu test-gpu-parts unit notebook-tests lint types \
   notebooks course slug assets tokenizer clean
 
 train: $(READY)
@@ -53,6 +53,15 @@ test-faults: $(READY)
 # The unit tests on the lowest versions that pyproject.toml allows.
 test-lowest: $(LOWEST_READY)
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest $(TWO)
+
+# What a GPU must show, with that Python as it is: no virtual environment, no network.
+# make test-gpu PYTHON=python3 PARTS="model resume"
+test-gpu:
+	@$(PYTHON) tests/gpu/run.py $(PARTS)
+
+# The parts of test-gpu, and the notebooks, on a pretended GPU; and that each part can fail.
+test-gpu-parts: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/gpu/parts
 
 # What Colab has, the package on top as the set-up cell installs it, and all tests on these. `pytest`
 # and not `python -m pytest`, which would take the package from this folder.

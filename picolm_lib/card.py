@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from importlib.metadata import metadata
+import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,11 @@ def _training(last: dict[str, Any] | None, config: RunConfig) -> str:
 
 
 def _home() -> str:
-    """The repository's address, from pyproject.toml."""
-    addresses = metadata("simple-picolm").get_all("Project-URL") or []
+    """The repository's address, from pyproject.toml: of the installed package, or the file itself
+    where the package is used out of a checkout."""
+    try:
+        addresses = metadata("simple-picolm").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+        return project["project"]["urls"]["Repository"]
     return next(line.split(", ")[1] for line in addresses if line.startswith("Repository"))

@@ -83,6 +83,12 @@ def choose_precision(device: str = "auto", dtype: str = "auto") -> Precision:
     return Precision(where, torch.float32, f"no fast 16-bit units known for this {where.type}")
 
 
+def wait_for(device: torch.device) -> None:
+    """Waits until a GPU has computed what it was asked to: only then may a clock be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def compiled(function: Function, device: torch.device) -> Function:
     """torch.compile, after it has compiled something small.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import build
+from nbformat import NotebookNode
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,22 @@ def exercises(source: Path) -> list[Found]:
                                  re.DOTALL)[1]
             found.append(Found(checks_of(source), number, call[1], call[2], cell.source, solution))
     return found
+
+
+def solved(source: Path) -> NotebookNode:
+    """A notebook with all of its exercises solved and its bug found; a check that is not content
+    stops it.
+    """
+    notebook = build.render(source)
+    for exercise in exercises(source):
+        before = exercise.stub[:exercise.stub.index("def ")]
+        notebook.cells[exercise.cell].source = (
+            f"{before}{exercise.solution}\nverdict = checks.{exercise.name}({exercise.function})\n"
+            "assert verdict.passed, verdict.message")
+    for cell in notebook.cells:
+        if "checks.bug_hunt(suspect)" in cell.source:
+            before = cell.source[:cell.source.index("suspect =")]
+            cell.source = (f"{before}suspect = {checks_of(source).bug_hunt.culprit!r}\n"
+                           "verdict = checks.bug_hunt(suspect)\n"
+                           "assert verdict.passed, verdict.message")
+    return notebook

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from transformers import (
     pipeline,
 )
 
-from picolm_lib.card import last_scores, model_card
+from picolm_lib.card import _home, last_scores, model_card
 from picolm_lib.commands.export import export_command
 from picolm_lib.commands.main import run_command
 from picolm_lib.evaluate import evaluate
@@ -194,6 +195,17 @@ def test_nothing_tells_where_the_run_was_made(run, exported):
         content = path.read_bytes()
         assert b"secret" not in content and str(run.parent).encode() not in content, path.name
     assert "local files" in (exported / "README.md").read_text()
+
+
+def test_a_checkout_that_is_not_installed_knows_its_address(monkeypatch):
+    """As on a machine where nothing can be installed."""
+    installed = _home()
+
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("picolm_lib.card.metadata", missing)
+    assert _home() == installed and installed.startswith("https://github.com/")
 
 
 def test_all_the_code_is_there_and_nothing_more(exported):

@@ -327,7 +327,7 @@ table = 4 * VOCABULARY * ROWS[-1]
 print(f"all logits {table / 1e6:.0f} MB; peak {full / table:.2f} times that, in chunks "
       f"{chunked / table:.2f}")
 print(f"pico, 12,288 tokens: {full / table * 4 * V * 12_288 / 1e9:.1f} GB by the same factor, "
-      f"one chunk of 512 rows {4 * V * 512 / 1e9:.1f} GB")
+      f"one chunk of 2,048 rows, as on a T4, {4 * V * 2_048 / 1e9:.1f} GB")
 assert full > 2.5 * table and chunked < 0.5 * table
 
 # %% [markdown]

@@ -149,7 +149,6 @@ def problem(name: str, error: BaseException, hint: str) -> PicoError:
         error: what the library raised.
         hint: what to do instead.
     """
-    from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
     status = _status(error)
@@ -158,7 +157,8 @@ def problem(name: str, error: BaseException, hint: str) -> PicoError:
     if _is_due_to(error, GatedRepoError) or "is a gated dataset" in str(error):
         return PicoError(f"{name!r} is gated: ask for access on its page of the Hugging Face Hub, "
                          f"then {log_in}")
-    if status in (401, 403, 404) or _is_due_to(error, DatasetNotFoundError):
+    if status in (401, 403, 404) or _is_due_to(
+            error, *_loaded("DatasetNotFoundError", "datasets.exceptions")):
         return PicoError(f"{name!r} is no local file or folder, and it is not on the Hugging Face "
                          f"Hub, or not open to you: check the name, or {log_in}")
     if status in TRANSIENT:
@@ -216,8 +216,12 @@ def _network_errors() -> tuple[type[BaseException], ...]:
 
 def _httpx(name: str) -> list[type[BaseException]]:
     """An exception class of the HTTP library; huggingface_hub moved from httpx to httpx2."""
-    return [getattr(sys.modules[module], name) for module in ("httpx", "httpx2")
-            if module in sys.modules]
+    return _loaded(name, "httpx", "httpx2")
+
+
+def _loaded(name: str, *modules: str) -> list[type[BaseException]]:
+    """An exception class of the modules that have been imported: no other can have raised it."""
+    return [getattr(sys.modules[module], name) for module in modules if module in sys.modules]
 
 
 def _is_due_to(error: BaseException, *kinds: type[BaseException]) -> bool:

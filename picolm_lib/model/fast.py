@@ -43,9 +43,11 @@ def attention_form(q: Tensor, k: Tensor, mask: Tensor | None,
     """The fast form of attention for (B, H, T, E) queries and (B, K, S, E) keys."""
     if q.shape[2] == 1:
         return attend_with_one_query
-    if mask is None and q.shape[2] == k.shape[2] <= SHORT and _multiplies_in_16_bits(q):
+    in_16_bits = _multiplies_in_16_bits(q)
+    short = mask is None and q.shape[2] == k.shape[2] <= SHORT
+    if short and in_16_bits and q.is_cpu and _pretended_gpu is None:
         return attend_by_products
-    if k.shape[1] < q.shape[1] and takes_grouped_kv(q.device):
+    if k.shape[1] < q.shape[1] and takes_grouped_kv(q.device, in_16_bits):
         return attend_in_groups
     return None
 
@@ -69,10 +71,11 @@ def rows_of_logits(vocab_size: int, device: torch.device) -> int:
 
 @contextmanager
 def kernels_of_a_gpu(grouped: bool = True) -> Iterator[None]:
-    """Lets attention and loss on a CPU choose as on a GPU: always scaled_dot_product_attention.
+    """Lets attention and loss choose as a certain GPU does, on any device.
 
-    Its kernel for CPUs keeps what FlashAttention and the memory-efficient kernel keep: queries,
-    keys, values, output and one number per row of scores; never the T x T scores.
+    Attention is always scaled_dot_product_attention. Its kernel for CPUs keeps what FlashAttention
+    and the memory-efficient kernel keep: queries, keys, values, output and one number per row of
+    scores; never the T x T scores.
 
     Args:
         grouped: whether heads share keys and values. Below compute capability 8.0 they are copied
@@ -87,23 +90,25 @@ def kernels_of_a_gpu(grouped: bool = True) -> Iterator[None]:
         _pretended_gpu = before
 
 
-def takes_grouped_kv(device: torch.device) -> bool:
+def takes_grouped_kv(device: torch.device, in_16_bits: bool = True) -> bool:
     """True where scaled_dot_product_attention shares KV heads without falling to its slow path.
 
-    Below compute capability 8.0 `enable_gqa=True` silently selects the kernel that keeps all T x T
-    scores, so there K and V are expanded before the call.
+    On a GPU only FlashAttention shares them, which needs compute capability 8.0 and 16 bits.
+    Elsewhere `enable_gqa=True` silently selects the kernel that keeps all T x T scores, so there K
+    and V are expanded before the call.
     """
     if _pretended_gpu is not None:
         return _pretended_gpu
-    return device.type == "cpu" or (
-        device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0))
+    return device.type == "cpu" or (device.type == "cuda" and in_16_bits
+                                    and torch.cuda.get_device_capability(device) >= (8, 0))
 
 
 def _multiplies_in_16_bits(q: Tensor) -> bool:
-    """True on a CPU that computes in bfloat16 or float16."""
-    mixed = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if mixed else q.dtype
-    return q.is_cpu and dtype.itemsize == 2 and _pretended_gpu is None
+    """True where attention computes in bfloat16 or float16."""
+    # Autocast does not know the device meta.
+    device = "cpu" if q.is_meta else q.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
+    return dtype.itemsize == 2
 
 
 def attend_in_groups(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
     config.json           the format's version, the run's name, the preset, PicoConfig, TrainConfig
     tokenizer/            the tokenizer
     model.safetensors     the weights, for everybody: no pickle, so reading it cannot run code
-    resume.pt             everything that the run needs to continue bit for bit
+    resume.pt             everything that the run needs to continue as if never interrupted
     resume.previous.pt    the one before, in case resume.pt is damaged
                           (both are folders where weights are sharded: checkpoint_distributed.py)
     metrics.jsonl         a line per step and per evaluation

@@ -1,4 +1,8 @@
-"""Everything that the next step of a run depends on, to be saved and restored bit for bit."""
+"""Everything that the next step of a run depends on, to be saved and restored bit for bit.
+
+On a CPU the steps that follow are the same bit for bit, too. On a GPU they may differ in the last
+digits, since attention's backward pass adds up in whatever order its parts are done.
+"""
 
 from __future__ import annotations
 

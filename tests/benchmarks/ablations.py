@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from record import RESULTS, machine
 from variants import DEFAULT, SMOLLM, VARIANTS, Variant
@@ -40,6 +40,9 @@ from picolm_lib.evaluate import Scores, evaluate
 from picolm_lib.model.picolm import PicoLM, count_parameters
 from picolm_lib.train.metrics import MetricsLogger
 from picolm_lib.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # Of the processes that train: one thread each, and memory that stays with them (glibc; 8% faster).
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_TOP_PAD_": str(2**28),
@@ -103,6 +106,13 @@ def make_trainer(name: str, setting: Setting, seed: int,
     if setting.unique:
         train = files["train"]
         files["train"] = TokenFile(train.tokens[:setting.unique + 1], train.count)
+    return variant_trainer(name, setting, seed, tokenizer, files)
+
+
+def variant_trainer(name: str, setting: Setting, seed: int, tokenizer: PreTrainedTokenizerFast,
+                    files: dict[str, TokenFile]) -> VariantTrainer:
+    """The same on texts that are tokens already."""
+    variant = VARIANTS[name]
     config = variant.shape(replace(setting.model, vocab_size=len(tokenizer)))
     model = PicoLM(config, seed)
     variant.change(model)

@@ -68,7 +68,7 @@ class TorchMuon:
         others = [p for group in parameter_groups(model) if group["kind"] == "adamw"
                   for p in group["params"]]
         self.muon = torch.optim.Muon([p for each in self.pieces for p in each], lr=0.01)
-        self.adamw = torch.optim.AdamW(others, lr=0.01)
+        self.adamw = torch.optim.AdamW(others, lr=0.01, fused=others[0].is_cuda)
 
     def step(self) -> None:
         """Both optimizers, one after the other."""

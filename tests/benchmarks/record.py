@@ -10,12 +10,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[2]
 CORES = os.cpu_count() or 1
 
 
@@ -27,15 +28,27 @@ def machine() -> dict:
             "threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1),
             "environment": {name: value for name, value in os.environ.items()
                             if name.startswith(("MALLOC_", "OMP_", "RAYON_"))},
-            "python": platform.python_version(), **{name: version(name) for name in (
+            "python": platform.python_version(), **{name: _version(name) for name in (
                 "torch", "transformers", "numpy", "tokenizers", "datasets")}}
 
 
+def results_folder() -> Path:
+    """Where results go: into $OUT, or into the folder results beside this file."""
+    return Path(os.environ.get("OUT") or RESULTS)
+
+
 def save(name: str, rows: list[dict], **more: object) -> None:
-    """Writes the rows to results/<name>.json, with the command and the machine."""
-    command = " ".join(["python", "tests/benchmarks/" + Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Writes the rows to <name>.json, with the command and the machine."""
+    script = Path(sys.argv[0]).resolve()
+    shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
+    command = " ".join(["python", str(shown), *sys.argv[1:]])
     result = {"command": command, "machine": machine(), **more, "rows": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    path = results_folder() / f"{name}.json"
+    # Whoever stops the program meanwhile still has what was there before.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(result, indent=2) + "\n")
+    new.replace(path)
 
 
 def write(name: str, rows: list[dict], **more: object) -> None:
@@ -49,12 +62,18 @@ def write(name: str, rows: list[dict], **more: object) -> None:
         print(f"{key}: {value}")
 
 
-def clock(task: Callable, *arguments: object) -> tuple[float, float]:
-    """Seconds by the clock, and by the processor over all threads."""
-    used, started = time.process_time(), time.monotonic()
-    task(*arguments)
+def wait() -> None:
+    """Until a GPU has done all that was asked of it: a call returns before its work is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def clock(task: Callable, *arguments: object) -> tuple[float, float]:
+    """Seconds by the clock, and by the processor over all threads."""
+    wait()
+    used, started = time.process_time(), time.monotonic()
+    task(*arguments)
+    wait()
     return time.monotonic() - started, time.process_time() - used
 
 
@@ -71,6 +90,19 @@ def in_turns(tasks: dict[str, Callable[[], object]], repeats: int) -> dict[str, 
                 times[name].append(taken)
     return {name: tuple(statistics.median(column) for column in zip(*taken, strict=True))
             for name, taken in times.items()}
+
+
+def without_processor_seconds(rows: list[dict]) -> list[dict]:
+    """The same rows where a GPU has computed: there the processor's seconds say nothing."""
+    return [{key: value for key, value in row.items() if "processor s" not in key}
+            for row in rows]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--rivals", nargs="+", help="of training: only these, a Llama last")
     parser.add_argument("--suffix", default="", help="of the name of training's result")
+    parser.add_argument("--sequences", type=int, default=8, help="of a training step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto", help="auto is a GPU where there is one")
     parser.add_argument("--dtype", default="auto", help="float16 is what a T4 gets")

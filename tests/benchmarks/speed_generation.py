@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import torch
 from peers import Llama
-from record import in_turns, write
+from record import in_turns, without_processor_seconds, write
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from picolm_lib.config import PRESETS, PicoConfig
@@ -28,16 +28,18 @@ def measure(options: argparse.Namespace) -> None:
     rows = []
     for preset in options.presets:
         for batch in options.batches:
-            rows += _race(preset, batch, options)
+            rows += race(preset, batch, options)
     write("speed-generation", rows, prompt_tokens=PROMPT, new_tokens=NEW, repeats=options.repeats,
           filters=f"temperature {TEMPERATURE}, min-p {MIN_P}")
 
 
 @torch.inference_mode()
-def _race(preset: str, batch: int, options: argparse.Namespace) -> list[dict]:
+def race(preset: str, batch: int, options: argparse.Namespace) -> list[dict]:
+    """All rivals in turns, for one preset and batch."""
     chosen, config = choose_precision(options.device, options.dtype), PRESETS[preset].model
     dtype = chosen.dtype if chosen.device.type == "cuda" else torch.float32
     pico, exported, llama = (m.to(chosen.device, dtype).eval() for m in _models(config))
+    new = min(NEW, config.max_seq_len - PROMPT)
     prompt = torch.randint(config.vocab_size, (batch, PROMPT), device=chosen.device)
 
     def ours(count: int) -> Callable[[], object]:
@@ -54,13 +56,14 @@ def _race(preset: str, batch: int, options: argparse.Namespace) -> list[dict]:
         return {OURS: ours(count), EXPORTED: theirs(exported, count),
                 LLAMA: theirs(llama, count)}
 
-    first, whole = (in_turns(of_each(count), options.repeats) for count in (1, NEW))
-    return [{"preset": preset, "batch": batch, "device": str(chosen.device),
+    first, whole = (in_turns(of_each(count), options.repeats) for count in (1, new))
+    rows = [{"preset": preset, "batch": batch, "device": str(chosen.device),
              "dtype": str(dtype).removeprefix("torch."), "model": name,
              "first token, ms": round(1e3 * first[name][0], 1),
-             "tokens/s": round(batch * NEW / whole[name][0]),
+             "tokens/s": round(batch * new / whole[name][0]),
              "picolm_lib's tokens/s, times this": round(whole[name][0] / whole[OURS][0], 2),
              "in processor seconds": round(whole[name][1] / whole[OURS][1], 2)} for name in whole]
+    return without_processor_seconds(rows) if chosen.device.type == "cuda" else rows
 
 
 def _models(config: PicoConfig) -> tuple[PicoLM, PreTrainedModel, PreTrainedModel]:

@@ -8,6 +8,7 @@ Its tensors are on cuda:0 for everybody who asks, and the CPU computes them. As 
 
 - a tensor of the GPU and one of the CPU cannot be combined, unless that one has no dimensions;
 - numpy cannot read a tensor of the GPU;
+- a generator of the CPU draws no numbers there;
 - reading a value means waiting, and every wait is noted with the line that waited;
 - a tensor that the package makes must say on which device: one of the CPU, made without a thought,
   is the most frequent fault on a GPU. Turned off by `pretend_gpu(strict=False)`.
@@ -21,9 +22,10 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import FrameType, FunctionType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -169,6 +171,12 @@ def _outside(value: Any) -> Any:
         return GpuTensor(value)
 
 
+@cache
+def _shares(func: Callable) -> bool:
+    """Whether an operation gives a view of its argument, or changes it."""
+    return any(argument.alias_info for argument in func._schema.arguments)
+
+
 def _compute(func: Callable, args: tuple, kwargs: dict) -> Any:
     """Computes one operation on the CPU; its results are where a GPU would have them."""
     leaves = [leaf for leaf in _flat((*args, *kwargs.values())) if type(leaf) not in PLAIN]
@@ -193,11 +201,15 @@ def _compute(func: Callable, args: tuple, kwargs: dict) -> Any:
         return result
     if to_cpu:
         return args[0]
-    return return_and_correct_aliasing(func, args, kwargs, _outside(result))
+    found = _outside(result)
+    return return_and_correct_aliasing(func, args, kwargs, found) if _shares(func) else found
 
 
 class _Operations(TorchDispatchMode):
-    """Makes the GPU's tensors: a factory has no argument that would call `_compute`."""
+    """Makes the GPU's tensors: a factory has no argument that would call `_compute`.
+
+    It slows all operations down, those of the CPU, too, so it is there only where one may be made.
+    """
 
     def __torch_dispatch__(self, func: Callable, types: Any, args: tuple = (),
                            kwargs: dict | None = None) -> Any:
@@ -218,7 +230,8 @@ class _Calls(TorchFunctionMode):
             return args[0]
         # It would be made in C++, which nobody hears of.
         if func in (torch.tensor, torch.as_tensor) and _is(kwargs.get("device"), "cuda"):
-            return func(*args, **{**kwargs, "device": CPU}).to(GPU)
+            with _Operations():
+                return func(*args, **{**kwargs, "device": CPU}).to(GPU)
         if func is Tensor.cuda:
             func, args = Tensor.to, (args[0], GPU)
         if args and isinstance(args[0], GpuTensor):
@@ -235,7 +248,11 @@ class _Calls(TorchFunctionMode):
             args = tuple(GPU if _is(arg, "cuda") else arg for arg in args)
         if _is(kwargs.get("device"), "cuda"):
             kwargs["device"] = GPU
-        return func(*args, **kwargs)
+        # What is written in Python may make tensors by itself.
+        makes = (kwargs.get("device") is GPU or func is Tensor.to
+                 or isinstance(func, FunctionType))
+        with _Operations() if makes else nullcontext():
+            return func(*args, **kwargs)
 
     def _check(self) -> None:
         # The line that calls, and not one further up: PyTorch's own tensors are its own affair.
@@ -310,7 +327,6 @@ def pretend_gpu(capability: tuple[int, int] = (7, 5), name: str = "Tesla T4",
         stack.callback(future.set_overwrite_module_params_on_conversion,
                        future.get_overwrite_module_params_on_conversion())
         future.set_overwrite_module_params_on_conversion(True)
-        stack.enter_context(_Operations())
         stack.enter_context(_Calls())
         try:
             yield _gpu

@@ -97,6 +97,23 @@ def test_a_run_is_saved_and_resumed(gpu, tmp_path):
         assert torch.equal(weight, second.model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("capability, dtype, shared", [
+    ((7, 5), "float16", False), ((8, 0), "bfloat16", True), ((8, 0), "float16", True),
+    ((8, 0), "float32", False)])
+def test_heads_share_keys_where_flash_attention_takes_them(monkeypatch, capability, dtype, shared):
+    attention, heads = torch.nn.functional.scaled_dot_product_attention, []
+
+    def spy(q, k, v, *masks, **options):
+        heads.append((q.shape[1], k.shape[1]))
+        return attention(q, k, v, *masks, **options)
+
+    with pretend_gpu(capability):
+        trainer = tiny_trainer(device="cuda", dtype=dtype)
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+        trainer.step()
+    assert set(heads) == {(2, 1) if shared else (2, 2)}
+
+
 class Kernels(TorchDispatchMode):
     """Counts operations that compute something."""
 

@@ -80,6 +80,31 @@ def test_a_tensor_of_the_package_says_where(gpu, monkeypatch):
     torch.zeros((), device="cpu")
     with torch.device("cpu"):
         torch.zeros(())
+    torch.rand(2, generator=torch.Generator())
+
+
+def test_a_generator_of_the_cpu_draws_nothing_there(gpu):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.ones(3, device="cuda")
+    for draw in (lambda: torch.rand(2, generator=generator, device="cuda"),
+                 lambda: torch.multinomial(weights, 1, generator=generator),
+                 lambda: weights.normal_(generator=generator)):
+        with pytest.raises(RuntimeError, match="Expected a 'cuda' device type for generator"):
+            draw()
+
+
+def test_a_view_in_inference_mode_is_of_the_tensor_before_it(gpu):
+    outside = torch.zeros(2, 3, device="cuda")
+    with torch.inference_mode():
+        outside[:, :1].repeat(1, 2)
+        outside[0] = 1
+        assert not outside.T.is_inference() and (outside + 1).is_inference()
+    assert outside.tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
+def test_the_current_device_can_be_chosen(gpu):
+    with torch.cuda.device(0), torch.cuda.device("cuda"):
+        assert torch.zeros(1, device="cuda").is_cuda
 
 
 def test_it_is_a_t4_until_it_is_over():

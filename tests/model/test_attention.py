@@ -44,7 +44,8 @@ def route(request, monkeypatch) -> str:
     products = request.param == "products"
     monkeypatch.setattr("picolm_lib.model.fast._multiplies_in_16_bits", lambda q: products)
     grouped = request.param != "kernel, expanded"
-    monkeypatch.setattr("picolm_lib.model.fast.takes_grouped_kv", lambda device: grouped)
+    monkeypatch.setattr("picolm_lib.model.fast.takes_grouped_kv",
+                        lambda device, in_16_bits: grouped)
     return request.param
 
 
@@ -249,6 +250,8 @@ def test_cache_has_the_dtypes_of_what_comes_first():
 def test_grouped_heads_go_to_the_kernel_only_where_it_takes_them(monkeypatch, capability, native):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert takes_grouped_kv(torch.device("cuda")) is native
+    # FlashAttention has no float32, and no other kernel shares heads.
+    assert not takes_grouped_kv(torch.device("cuda"), in_16_bits=False)
 
 
 def test_grouped_heads_go_to_the_kernel_on_a_cpu():

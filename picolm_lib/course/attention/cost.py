@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from picolm_lib.config import PicoConfig
+from picolm_lib.device import wait_for
 from picolm_lib.model.attention import KVCache
 from picolm_lib.model.picolm import PicoLM
 
@@ -60,6 +61,7 @@ def write_tokens(model: PicoLM, prompt: torch.Tensor, count: int, cached: bool) 
         new = text[:, -1:] if cached and number else text
         state = model.hidden(new, cache)[:, -1]
         token = model.output(state).argmax(-1)
+        wait_for(token.device)
         seconds.append(time.perf_counter() - started)
         flops.append(forward_flops(model.config, new.shape[1], text.shape[1] - new.shape[1]))
         text = torch.cat((text, token[:, None]), dim=1)

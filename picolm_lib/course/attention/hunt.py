@@ -53,7 +53,7 @@ def examine(run: str = "bundled", seed: int = 0) -> Picture:
     patient, control = make_patient(load_run(run)[0]), load_run(run)[0]
     without_qk_norm(control)
     tokens = torch.randint(0, config.model.vocab_size, (EQUAL_TOKENS,), generator=generator)
-    everything = torch.ones(EQUAL_TOKENS, EQUAL_TOKENS, dtype=torch.bool)
+    everything = torch.ones(EQUAL_TOKENS, EQUAL_TOKENS, dtype=torch.bool, device=tokens.device)
     later = (change_before(healthy, tokens), change_before(patient, tokens),
              change_before(healthy, tokens, everything))
     distance = [head_weights_by_distance(model.blocks[0].attn, config.model.rope_theta,

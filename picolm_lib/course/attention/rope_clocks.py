@@ -18,8 +18,9 @@ FARTHEST = 256
 
 def hands(position: int, head_dim: int, theta: float) -> Tensor:
     """Where RoPE moves hands that point to the right: (E/2, 2) coordinates."""
-    x = torch.cat((torch.ones(head_dim // 2), torch.zeros(head_dim // 2)))
-    tables = rope_tables(torch.tensor([position]), head_dim, theta)
+    pairs = head_dim // 2
+    x = torch.tensor([1.0] * pairs + [0.0] * pairs, device="cpu")
+    tables = rope_tables(torch.tensor([position], device="cpu"), head_dim, theta)
     turned = apply_rope(x.view(1, 1, 1, -1), *tables)                # (1, 1, 1, E)
     return torch.stack(turned.flatten().chunk(2), dim=-1)            # (E/2, 2)
 
@@ -41,7 +42,8 @@ def draw_clocks(query_position: int = 20, key_position: int = 14, both: int = 0,
     m, n = query_position + both, key_position + both
     q, k = hands(m, head_dim, theta), hands(n, head_dim, theta)
     figure, axes = canvas(3.9, 2, 5, width_ratios=(1, 1, 1, 1, 2.6))
-    pairs = torch.linspace(0, head_dim // 2 - 1, min(CLOCKS, head_dim // 2)).round().long().tolist()
+    count = min(CLOCKS, head_dim // 2)
+    pairs = torch.linspace(0, head_dim // 2 - 1, count, device="cpu").round().long().tolist()
     for place in range(CLOCKS):
         clock = plain(axes[place // 4][place % 4])
         clock.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal")

@@ -101,4 +101,4 @@ def two_minuses(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def from_zero(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Its own tables, which start at position 0."""
-    return apply_rope(x, *rope_tables(torch.arange(x.shape[1]), x.shape[3]))
+    return apply_rope(x, *rope_tables(torch.arange(x.shape[1], device=x.device), x.shape[3]))

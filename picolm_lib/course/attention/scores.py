@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -29,7 +31,7 @@ def scores_as_weights_grow(scales: list[float], width: int = 128, head_dim: int 
                 q, k = (F.rms_norm(t, (head_dim,), eps=1e-6) for t in (q, k))
             scores = q @ k.mT / head_dim**0.5                        # (B, H, T, T)
             last = attention_weights(q, k)[:, :, -1]                 # (B, H, T)
-            entropy = torch.special.entr(last).sum(-1).mean() / torch.log(torch.tensor(2.0))
+            entropy = torch.special.entr(last).sum(-1).mean() / math.log(2)
             found[name][0].append(scores.abs().max().item())
             found[name][1].append(entropy.item())
     return found

@@ -13,6 +13,7 @@ from statistics import median
 
 from picolm_lib.config import PicoConfig, TrainConfig
 from picolm_lib.course.race import Curve, bundled_tokenizer, is_smoke, token_files, train
+from picolm_lib.device import wait_for
 from picolm_lib.model.picolm import PicoLM
 from picolm_lib.train.muon import parameter_groups
 from picolm_lib.train.trainer import Trainer
@@ -88,6 +89,7 @@ def step_seconds(rules: Sequence[str] = ("adamw", "muon"), steps: int = 12) -> d
         for rule, one in ready.items():
             started = time.perf_counter()
             one.step()
+            wait_for(one.device)
             # The first steps are slow: they allocate memory.
             if number >= 2:
                 spent[rule].append(time.perf_counter() - started)

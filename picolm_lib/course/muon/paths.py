@@ -23,7 +23,8 @@ RULES: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 def turn(degrees: float) -> Tensor:
     """The (2, 2) matrix that rotates the plane."""
     angle = math.radians(degrees)
-    return torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    cos, sin = math.cos(angle), math.sin(angle)
+    return torch.tensor([[cos, -sin], [sin, cos]], device="cpu")
 
 
 def valley(steepness: float = 25.0, degrees: float = 0.0) -> Tensor:
@@ -32,7 +33,8 @@ def valley(steepness: float = 25.0, degrees: float = 0.0) -> Tensor:
     Args:
         degrees: angle by which the valley is rotated.
     """
-    return turn(degrees) @ torch.diag(torch.tensor([1.0, steepness])) @ turn(degrees).T
+    along_and_across = torch.tensor([1.0, steepness], device="cpu")
+    return turn(degrees) @ torch.diag(along_and_across) @ turn(degrees).T
 
 
 def loss(w: Tensor, a: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def loss(w: Tensor, a: Tensor) -> Tensor:
 def descend(make: Callable[[Tensor], torch.optim.Optimizer], a: Tensor, start: Sequence[float],
             count: int = STEPS) -> Tensor:
     """The (count + 1, 2) weights that one of PyTorch's optimizers visits."""
-    w = torch.nn.Parameter(torch.tensor(start))
+    w = torch.nn.Parameter(torch.tensor(start, device=a.device))
     optimizer, path = make(w), [w.detach().clone()]
     for _ in range(count):
         optimizer.zero_grad()
@@ -62,7 +64,7 @@ def draw_paths(paths: Mapping[str, Tensor], a: Tensor, title: str = "", extent: 
         a: the valley.
     """
     figure, axes = canvas(3.0, 1, len(paths) + 1, width_ratios=[1] * len(paths) + [1.25])
-    lines = torch.linspace(-extent, extent, 80)
+    lines = torch.linspace(-extent, extent, 80, device="cpu")
     grid = torch.stack(torch.meshgrid(lines, lines, indexing="xy"), -1)
     heights = loss(grid, a).sqrt().numpy()
     for cell, (name, path), color in zip(axes, paths.items(), CYCLE, strict=False):
@@ -85,7 +87,8 @@ def draw_paths(paths: Mapping[str, Tensor], a: Tensor, title: str = "", extent: 
 def draw_descent(rule: str = "SGD", rate: float = 0.07, steepness: float = 25.0,
                  degrees: float = 0.0) -> Picture:
     """One optimizer's path down a valley of your choice."""
-    a, start = valley(steepness, degrees), turn(degrees) @ torch.tensor(START)
+    a = valley(steepness, degrees)
+    start = turn(degrees) @ torch.tensor(START, device="cpu")
     path = descend(lambda w: RULES[rule](w, rate), a, start.tolist())
     return draw_paths({rule: path}, a, f"learning rate {rate:g}, {steepness:g} times as steep "
                                        "across as along")

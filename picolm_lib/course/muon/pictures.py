@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def draw_stepper(matrix: Tensor, steps: int = 5, coefficients: str = "Jordan's q
     left.set(xlabel="direction, largest first", ylabel="singular value", ylim=(-0.05, 1.75),
              title=done)
     left.legend(loc="upper right")
-    s = torch.logspace(-4, 0, 500)
+    s = torch.logspace(-4, 0, 500, device="cpu")
     right.axhline(1, color="#999999", linewidth=1)
     right.plot(s, polynomial(s, steps, CHOICES[coefficients]), color=ORANGE,
                label="the polynomial, applied")
@@ -63,11 +64,11 @@ def draw_spectra(matrices: Mapping[str, Tensor], title: str) -> Picture:
     left.set(title=name, xlabel="column", ylabel="row")
     for (name, matrix), color in zip(matrices.items(), CYCLE, strict=False):
         values = torch.linalg.svdvals(matrix)
-        right.plot(torch.linspace(0, 100, len(values)), (values / values[0]).clamp(1e-4),
-                   color=color, label=name)
+        right.plot(np.linspace(0, 100, len(values)), (values / values[0]).clamp(1e-4), color=color,
+                   label=name)
     generator = torch.Generator().manual_seed(0)
     noise = torch.linalg.svdvals(torch.randn(first.shape, generator=generator))
-    right.plot(torch.linspace(0, 100, len(noise)), noise / noise[0], "--", color="#999999",
+    right.plot(np.linspace(0, 100, len(noise)), noise / noise[0], "--", color="#999999",
                label="random numbers")
     right.set(yscale="log", xlabel="rank of the singular value (%)", ylabel="size / largest",
               title=title)
@@ -181,7 +182,7 @@ def draw_groups(config: PicoConfig, title: str) -> Picture:
 def draw_polynomials(count: int = 5) -> Picture:
     """The three polynomials, applied once and several times, for small and large values."""
     figure, axes = canvas(2.9, 1, 2)
-    s = torch.logspace(-3, 0, 300)
+    s = torch.logspace(-3, 0, 300, device="cpu")
     for cell, steps in zip(axes, (1, count), strict=True):
         for (name, coefficients), color in zip(CHOICES.items(), (BLUE, ORANGE, GREEN),
                                                strict=True):
@@ -191,6 +192,7 @@ def draw_polynomials(count: int = 5) -> Picture:
                  title="one step" if steps == 1 else f"{steps} steps")
     axes[0].set_ylabel("after")
     axes[0].legend(fontsize=8.5, loc="upper left")
-    at = {name: polynomial(torch.tensor(0.01), count, c).item() for name, c in CHOICES.items()}
+    small = torch.tensor(0.01, device="cpu")
+    at = {name: polynomial(small, count, c).item() for name, c in CHOICES.items()}
     return finish(figure, f"After {count} steps a singular value of 0.01 has become "
                   + ", ".join(f"{value:.2f} ({name})" for name, value in at.items()) + ".")

@@ -31,7 +31,7 @@ def with_spectrum(singular: Tensor, cols: int, seed: int = 0) -> Tensor:
 
 def sample(rows: int = 32, cols: int = 48) -> Tensor:
     """A matrix whose singular values fall evenly, on a logarithmic axis, from 1 to 1/1000."""
-    return with_spectrum(torch.logspace(0, -3, rows), cols)
+    return with_spectrum(torch.logspace(0, -3, rows, device="cpu"), cols)
 
 
 def polynomial(s: Tensor, steps: int, coefficients: tuple[float, float, float]) -> Tensor:
@@ -139,11 +139,12 @@ def muon_shapes(config: PicoConfig) -> list[tuple[int, int]]:
 
 
 def products_seconds(shapes: Sequence[tuple[int, int]], repeats: int = 5) -> float:
-    """Median seconds of Newton-Schulz in float32 on matrices of these shapes.
+    """Median seconds of Newton-Schulz on the CPU, in float32, on matrices of these shapes.
 
     Matrices of one shape are stacked and iterated together, as the library does.
     """
-    stacks = [torch.randn(shapes.count(shape), *shape) for shape in dict.fromkeys(shapes)]
+    stacks = [torch.randn(shapes.count(shape), *shape, device="cpu")
+              for shape in dict.fromkeys(shapes)]
     spent = []
     for _ in range(repeats + 1):
         started = time.perf_counter()

@@ -29,7 +29,7 @@ DEAD = 1e-12
 def draw_gating(up: Sequence[float] = (-1.0, 0.5, 2.0)) -> Picture:
     """SwiGLU's output by its gate, for several values of the other branch."""
     figure, (left, right) = canvas(2.9, 1, 2)
-    x = torch.linspace(-6, 6, 200)
+    x = torch.linspace(-6, 6, 200, device="cpu")
     for name, curve, color in (("ReLU", F.relu(x), ORANGE), ("SiLU", F.silu(x), BLUE)):
         left.plot(x.numpy(), curve.numpy(), color=color, label=name)
     for value, color in zip(up, (RED, GREEN, BLUE), strict=False):
@@ -126,8 +126,8 @@ def draw_gradients(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Pictu
 
 def draw_norm_trap(eps: float = 1e-6, width: int = 32) -> Picture:
     """What RMSNorm does to a small vector: its output and its slope, by the size of the input."""
-    sizes = torch.logspace(-6, 1, 60)
-    direction = torch.ones(width)
+    sizes = torch.logspace(-6, 1, 60, device="cpu")
+    direction = torch.ones(width, device="cpu")
     outputs = [F.rms_norm(size * direction, (width,), eps=eps)[0].item() for size in sizes]
     slopes = [(out / size).item() for out, size in zip(outputs, sizes, strict=True)]
     figure, (left, right) = canvas(2.9, 1, 2)

@@ -59,8 +59,9 @@ def ask(model: PicoLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Q
             prompt = [tokenizer.eos_token_id, *start]
             text = torch.tensor([prompt + answer[:-1]], device=precision.device)
             states = model.hidden(text)[0, len(prompt) - 1:]         # (len(answer), D)
-            asked.append(AskedQuestion(question.kind, torch.tensor(scores), prompt, answer,
-                               model.output(states).float().cpu()))
+            asked.append(AskedQuestion(
+                question.kind, torch.tensor(scores, device="cpu"), prompt, answer,
+                model.output(states).float().cpu()))
         if number % 20 == 0 or number == len(questions):
             line.update(f"{number} of {len(questions)} questions")
     return asked
@@ -88,7 +89,8 @@ def among_all_tokens(asked: Sequence[AskedQuestion], config: SampleConfig) -> di
     for one in asked:
         probability, seen = 1.0, list(one.prompt)
         for row, token in zip(one.logits, one.answer, strict=True):
-            rows = next_token_probabilities(row[None], torch.tensor([seen]), config)
+            before = torch.tensor([seen], device=row.device)
+            rows = next_token_probabilities(row[None], before, config)
             probability *= rows[0, token].item()
             seen.append(token)
         values.append(probability)

@@ -53,7 +53,7 @@ def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
     # Fixed margins: faster than computing a layout, and nothing jumps when a slider moves.
     figure.set_layout_engine("none")
     axes.set_position((0.155, 0.135, 0.835, 0.79))
-    rows = torch.arange(SHOWN + 1).float()
+    rows = torch.arange(SHOWN + 1, device="cpu").float()
     place = (top == choice.drawn).nonzero().flatten().tolist() or [SHOWN]
     colors = [ORANGE if row == place[0] else BLUE for row in range(SHOWN + 1)]
     axes.barh(rows - 0.2, before, height=0.36, color=GRAY)

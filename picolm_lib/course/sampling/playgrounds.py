@@ -39,13 +39,14 @@ class Sampler:
 
     def choice(self, seed: int = 0, **settings: Any) -> Choice:
         """The next token under these fields of `SampleConfig`."""
-        return choose(self.logits, torch.tensor([self.ids]), SampleConfig(**settings), seed)
+        seen = torch.tensor([self.ids], device=self.logits.device)
+        return choose(self.logits, seen, SampleConfig(**settings), seed)
 
     def write(self, seed: int = 0, **settings: Any) -> list[int]:
         """Token ids of the text that follows; the last one may be the end of text."""
         config = SampleConfig(max_new_tokens=TEXT_TOKENS, **settings)
-        tokens = generate(self.model, torch.tensor([self.ids]), config,
-                          self.tokenizer.eos_token_id, seed)
+        prompt = torch.tensor([self.ids], device="cpu")
+        tokens = generate(self.model, prompt, config, self.tokenizer.eos_token_id, seed)
         return [int(token) for token in tokens]
 
     def draw_bars(self, seed: int = 0, **settings: Any) -> Picture:
@@ -73,7 +74,8 @@ def colored_story(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str
     """A story written with some settings, in the colors of the model's own probabilities."""
     ids = prompt_ids(model.config, tokenizer, prompt)
     config = replace(config, max_new_tokens=min(most, config.max_new_tokens))
-    tokens = generate(model, torch.tensor([ids]), config, tokenizer.eos_token_id, seed)
+    start = torch.tensor([ids], device="cpu")
+    tokens = generate(model, start, config, tokenizer.eos_token_id, seed)
     new = [int(token) for token in tokens]
     settings = "greedy" if config.temperature == 0 else f"T = {config.temperature:g}, seed {seed}"
     return draw_continuation(model, tokenizer, ids, new, f"How likely was each token? ({settings})")

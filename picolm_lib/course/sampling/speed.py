@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from picolm_lib.course.race import StatusLine
+from picolm_lib.device import choose_precision, wait_for
 
 
 def tokens_per_second(write: Callable[[int], object], counts: Sequence[int], name: str,
@@ -26,6 +27,7 @@ def tokens_per_second(write: Callable[[int], object], counts: Sequence[int], nam
         for _ in range(repeats):
             started = time.perf_counter()
             write(count)
+            wait_for(choose_precision().device)
             seconds.append(time.perf_counter() - started)
         rates.append(count * each / min(seconds))
         line.update(f"{name}: {count} at {rates[-1]:,.0f} tokens per second")

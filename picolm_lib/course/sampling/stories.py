@@ -6,17 +6,19 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from picolm_lib.course.race import StatusLine
+from picolm_lib.course.race import StatusLine, is_smoke
 from picolm_lib.model.picolm import PicoLM
 from picolm_lib.sampling import SampleConfig, generate, prompt_ids
 from picolm_lib.storybook.story import stories
 
+# Of a story with the preset "smoke": enough to see that everything works.
+SMOKE_NEW_TOKENS = 24
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
 
@@ -38,7 +40,7 @@ def generate_many(model: PicoLM, ids: list[int], config: SampleConfig, stop: int
         ids: the prompt's token ids.
         stop: id of the end of text.
     """
-    steps = generate(model, torch.tensor([ids] * count), config, stop, seed)
+    steps = generate(model, torch.tensor([ids] * count, device="cpu"), config, stop, seed)
     rows = torch.stack(list(steps), dim=1).tolist()                  # (count, N)
     return Generated([row[:row.index(stop)] if stop in row else row for row in rows],
                 [stop in row for row in rows])
@@ -98,6 +100,8 @@ def measure(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
     results: dict[str, dict[str, list[float]]] = {}
     known = known_pairs()
     for number, (name, config) in enumerate(settings.items(), start=1):
+        if is_smoke():
+            config = replace(config, max_new_tokens=SMOKE_NEW_TOKENS)
         rows = results[name] = defaultdict(list)
         for seed in seeds:
             batch = generate_many(model, ids, config, tokenizer.eos_token_id, count, seed)

@@ -24,7 +24,8 @@ def end_probabilities(model: PicoLM, tokenizer: PreTrainedTokenizerFast, text: s
         last one is the probability that the finished story ends.
     """
     ids = [tokenizer.eos_token_id, *encode(tokenizer, [text])[0]][:model.config.max_seq_len]
-    logits = model(torch.tensor([ids]))                              # (1, T, V)
+    tokens = torch.tensor([ids], device=model.embedding.weight.device)
+    logits = model(tokens)                                           # (1, T, V)
     return logits[0, 1:].softmax(-1)[:, tokenizer.eos_token_id].tolist()
 
 

@@ -12,7 +12,7 @@ from IPython.display import Markdown
 from picolm_lib.config import PRESETS, PicoConfig, TrainConfig
 from picolm_lib.course.plots import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, Picture, canvas, finish
 from picolm_lib.course.training.memory import peak_bytes
-from picolm_lib.device import GPU_PEAK_TFLOPS
+from picolm_lib.device import GPU_PEAK_TFLOPS, wait_for
 from picolm_lib.model.picolm import PicoLM, flops_per_token
 from picolm_lib.train.budget import MIN_SECONDS
 from picolm_lib.train.estimate import MemoryEstimate
@@ -141,10 +141,12 @@ def measure_steps(trainer: Trainer, steps: int = 5, seconds: float = 5.0) -> Spe
             than all others, does not count.
     """
     trainer.step()
+    wait_for(trainer.device)
     times: list[float] = []
     while len(times) < steps or sum(times) < seconds:
         started = time.monotonic()
         trainer.step()
+        wait_for(trainer.device)
         times.append(max(time.monotonic() - started, MIN_SECONDS))
     rate = trainer.batch_tokens / median(times)
     return Speed(rate, rate * trainer.flops)
