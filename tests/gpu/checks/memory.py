@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from gpu.policies import (
     compared,
     distance,
     farthest,
+    forget,
     model_config,
     new_trainer,
     random_model,
@@ -92,13 +92,6 @@ class Runs:
         torch.cuda.reset_peak_memory_stats()
         trainer.step()
         return Measured(loss, gradients, torch.cuda.max_memory_allocated() - before)
-
-
-def forget() -> int:
-    """Frees what nobody needs; returns the bytes that are still allocated."""
-    gc.collect()
-    torch.cuda.empty_cache()
-    return torch.cuda.memory_allocated()
 
 
 def beside_estimate(estimated: MemoryEstimate, policy: Policy, size: int, peak: int) -> Row:

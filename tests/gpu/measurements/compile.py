@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from statistics import median
 
 import torch
-from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, forget
-from gpu.policies import new_trainer
+from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline
+from gpu.policies import forget, new_trainer
 from record import clock
 
 from picolm_lib.config import PRESETS

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ablations import Setting, variant_trainer
-from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, follow, forget, preset_of
+from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, follow, preset_of
 from gpu.measurements.stories import storybook
+from gpu.policies import forget
 from variants import DEFAULT
 
 NAMES = (DEFAULT, "flat MLP, as many parameters", "no output gate", "no QK-norm",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
-
-import torch
 
 from picolm_lib.config import PRESETS, Preset
 from picolm_lib.model.picolm import count_parameters
@@ -34,14 +31,6 @@ def preset_of(options: argparse.Namespace) -> Preset:
 def deadline(options: argparse.Namespace) -> float:
     """When the minutes are over, in seconds of time.monotonic."""
     return time.monotonic() + 60 * options.minutes
-
-
-def forget() -> None:
-    """Gives a GPU's memory back, and begins to look for a new peak."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def follow(trainer: Trainer, end: float = math.inf, **about: object) -> Iterator[Row]:

@@ -10,7 +10,8 @@ import argparse
 import time
 from collections.abc import Iterator
 
-from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, forget
+from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline
+from gpu.policies import forget
 from speed_generation import race
 
 RACES = (("pico", 1), ("pico", 16), ("nano", 1), ("nano", 16))

@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gpu.measurements.follow import Row, deadline, follow, forget, preset_of
+from gpu.measurements.follow import Row, deadline, follow, preset_of
 from gpu.measurements.stories import storybook
 from gpu.measurements.t4_policy import new_trainer
-from gpu.policies import POLICIES
+from gpu.policies import POLICIES, forget
 
 from picolm_lib.config import ORIGINAL_TOKENS
 

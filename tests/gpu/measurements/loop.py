@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import astuple
 
 import torch
-from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, forget
-from gpu.policies import new_trainer
+from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline
+from gpu.policies import forget, new_trainer
 from record import in_turns, wait
 
 from picolm_lib.config import PRESETS

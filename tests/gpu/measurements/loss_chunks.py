@@ -15,7 +15,8 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from gpu.measurements.follow import Row, forget
+from gpu.measurements.follow import Row
+from gpu.policies import forget
 from record import in_turns
 from torch import Tensor
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, forget
-from gpu.policies import random_tokens
+from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline
+from gpu.policies import forget, random_tokens
 from record import in_turns
 from speed_optimizer import steps, with_gradients
 from torch import Tensor

@@ -16,7 +16,8 @@ import argparse
 import time
 from collections.abc import Iterator
 
-from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, forget
+from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline
+from gpu.policies import forget
 from speed_training import LLAMA, OURS, race
 
 from picolm_lib.config import PRESETS

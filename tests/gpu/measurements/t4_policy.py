@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import fmean
 
-from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, follow, forget, preset_of
+from gpu.measurements.follow import OUT_OF_MINUTES, Row, deadline, follow, preset_of
 from gpu.measurements.stories import Text, tinystories
-from gpu.policies import POLICIES
+from gpu.policies import POLICIES, forget
 
 from picolm_lib.config import TINYSTORIES, PicoConfig, TrainConfig
 from picolm_lib.course.training.recorded import recorded
