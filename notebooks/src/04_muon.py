@@ -468,8 +468,8 @@ show_source(MuonAdamW._muon, MuonAdamW.orthogonalize)
 
 # %% [markdown]
 # Your function and the library agree in float32. The library in bf16 and PyTorch agree, except for bf16
-# rounding. `orthogonalize` stacks all matrices of one shape and iterates them together, which avoids many
-# small launches on a GPU.
+# rounding. Starting an operation costs a GPU's program a few microseconds, however small the matrix. So
+# `_muon` gives each operation a whole list, and `orthogonalize` stacks all matrices of one shape.
 #
 # **What would go wrong without the scale?** Take three layers with 64 inputs and more and more outputs.
 # How much does one step change each output?

@@ -93,9 +93,9 @@ def kernels_of_a_gpu(grouped: bool = True) -> Iterator[None]:
 def takes_grouped_kv(device: torch.device, in_16_bits: bool = True) -> bool:
     """True where scaled_dot_product_attention shares KV heads without falling to its slow path.
 
-    On a GPU only FlashAttention shares them, which needs compute capability 8.0 and 16 bits.
-    Elsewhere `enable_gqa=True` silently selects the kernel that keeps all T x T scores, so there K
-    and V are expanded before the call.
+    On a GPU only FlashAttention and cuDNN's kernel share them, which need compute capability 8.0
+    and 16 bits. Elsewhere `enable_gqa=True` silently selects the kernel that keeps all T x T
+    scores, so there K and V are expanded before the call.
     """
     if _pretended_gpu is not None:
         return _pretended_gpu

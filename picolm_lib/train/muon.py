@@ -127,9 +127,8 @@ class MuonAdamW(torch.optim.Optimizer):
         # The schedule multiplies `initial_lr`; torch's own schedulers use the same name.
         groups = [{"initial_lr": rates.get(group["role"]), **group} for group in groups]
         groups = [{"lr": group["initial_lr"], **group} for group in groups]
-        # PyTorch's load_state_dict reads "fused", too: then the counts of steps go to the device.
         super().__init__(groups, {"rows": None, "momentum": momentum, "betas": betas, "eps": eps,
-                                  "weight_decay": weight_decay, "fused": True})
+                                  "weight_decay": weight_decay})
         self.dtype, self.scale = dtype, scale
 
     def add_param_group(self, group: dict) -> None:
@@ -158,8 +157,8 @@ class MuonAdamW(torch.optim.Optimizer):
     def _muon(self, groups: list[dict]) -> None:
         """Nesterov momentum, made orthogonal. All groups at once: equal shapes become a stack.
 
-        torch._foreach_* do one operation to a whole list: a GPU starts it once, and not once for
-        each matrix. PyTorch's own optimizers are made of them.
+        torch._foreach_* do one operation to a whole list: where all tensors are of one dtype, a GPU
+        starts it once, and not once for each matrix. PyTorch's own optimizers are made of them.
         """
         weights: list[Tensor] = []
         updates: list[Tensor] = []
@@ -212,15 +211,17 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _adamw(self, group: dict) -> None:
         parameters = [p for p in group["params"] if p.grad is not None]
-        for parameter in parameters:
-            if not self.state[parameter]:
-                self.state[parameter].update(step=torch.zeros((), device=parameter.device),
-                                             exp_avg=torch.zeros_like(parameter),
-                                             exp_avg_sq=torch.zeros_like(parameter))
         states = [self.state[p] for p in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state.update(step=torch.zeros((), device=parameter.device),
+                             exp_avg=torch.zeros_like(parameter),
+                             exp_avg_sq=torch.zeros_like(parameter))
+            # load_state_dict leaves it where the file was read; the fused kernel wants it here.
+            state["step"] = state["step"].to(parameter.device)
         if parameters:
             adamw(parameters, [p.grad for p in parameters], [s["exp_avg"] for s in states],
                   [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states],
-                  fused=group["fused"], amsgrad=False, beta1=group["betas"][0],
+                  fused=True, amsgrad=False, beta1=group["betas"][0],
                   beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
                   eps=group["eps"], maximize=False)

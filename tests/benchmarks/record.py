@@ -27,7 +27,7 @@ def machine() -> dict:
             "processor": _processor(), "cores": CORES, "gpu": gpu,
             "threads": torch.get_num_threads(), "load_average": round(os.getloadavg()[0], 1),
             "environment": {name: value for name, value in os.environ.items()
-                            if name.startswith(("MALLOC_", "OMP_", "RAYON_"))},
+                            if name.startswith(("MALLOC_", "OMP_", "RAYON_", "TORCH_"))},
             "python": platform.python_version(), **{name: _version(name) for name in (
                 "torch", "transformers", "numpy", "tokenizers", "datasets")}}
 

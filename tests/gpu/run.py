@@ -8,6 +8,12 @@ It takes that Python as it is: no virtual environment, no network. It needs PyTo
 `pyproject.toml` names except datasets and pyarrow, pytest, and for the notebooks nbclient,
 ipykernel and jupytext. What compiles needs a C compiler.
 
+Ten minutes are enough for the checks and, in this order, for
+
+    PARTS="loss-chunks optimizer loop t4-policy peers --minutes 1.5"
+
+and ten more for PARTS="long-run evidence --minutes 5". The minutes are those of each part.
+
 Every part writes gpu-<part>.json after each of its rows, into $OUT or tests/benchmarks/results, so
 that nothing is lost where time runs out. A row with "passed": false, or an error, is told and the
 next part begins; the exit status is then 1. Without CUDA it is 2.

@@ -90,11 +90,27 @@ def test_a_run_is_saved_and_resumed(gpu, tmp_path):
     first.save()
     second = tiny_trainer(tmp_path / "stopped", **changes)
     second.resume()
+    second.run()
     steps = [state["step"] for state in second.optimizer.state.values() if "step" in state]
     assert steps and all(step.device == GPU for step in steps)
-    second.run()
     for name, weight in straight.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("here, there", [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_run_goes_on_on_another_device(tmp_path, here, there):
+    """Whatever the device that wrote the checkpoint, AdamW's counts are where its weights are."""
+    changes = {"dtype": "float32", "max_tokens": 64 * 4}
+    with pretend_gpu():
+        first = tiny_trainer(tmp_path, device=here, **changes)
+        first.step()
+        first.save()
+        second = tiny_trainer(tmp_path, device=there, **changes)
+        second.resume()
+        second.run()
+        assert second.progress.step == 4
+        assert {value.device.type for state in second.optimizer.state.values()
+                for value in state.values()} == {there}
 
 
 @pytest.mark.parametrize("capability, dtype, shared", [

@@ -71,9 +71,13 @@ def train(config: PicoConfig, folder: Path) -> list[float]:
                            evals=1, eval_tokens=64)
     folder.mkdir()
     losses: list[float] = []
+
+    def listen(trainer: Trainer, line: dict[str, Any]) -> None:
+        if "lr_factor" in line:
+            losses.append(math.nan if line["loss"] is None else line["loss"])
+
     trainer = Trainer(config, training, bpe(), token_files(config, windows=8), folder, show=False,
-                      run_name="gpu", listener=lambda _, line: losses.append(line["loss"])
-                      if "lr_factor" in line else None)
+                      run_name="gpu", listener=listen)
     save_config(folder, RunConfig("pico", config, training, "gpu"))
     save_tokenizer(folder / "tokenizer", bpe())
     trainer.run()

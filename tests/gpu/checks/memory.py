@@ -40,6 +40,9 @@ def part(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     batch = SMALL_BATCH if options.small else BATCH
     # A new model's output layer is zero, and then many gradients are.
     model = random_model(model_config(options))
+    # What counts is the size of a number and not its format, and counting takes seconds.
+    estimates = {size: MemoryEstimate(model.config, dtype)
+                 for size, dtype in ((4, torch.float32), (2, torch.bfloat16))}
     for policy in POLICIES:
         with policy.kernels():
             scale = settled_scale(model.config, policy, model=model) if policy.of_a_t4 else 0
@@ -49,7 +52,7 @@ def part(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                            policy.output / 4)
             difference, name = farthest(parts.gradients, whole.gradients)
             yield compared("accumulated gradients", policy, difference, policy.gradient, of=name)
-            estimated = MemoryEstimate(model.config, policy.dtype)
+            estimated = estimates[policy.dtype.itemsize]
             for size, one in ((batch, whole), (batch // 4, parts)):
                 yield beside_estimate(estimated, policy, size, one.peak)
             yield out_of_memory(runs, (whole.peak + parts.peak) // 2)
@@ -97,7 +100,7 @@ class Runs:
 def beside_estimate(estimated: MemoryEstimate, policy: Policy, size: int, peak: int) -> Row:
     """A peak beside what `picolm estimate` says.
 
-    Only a figure in float32, where no kernel shares KV heads and the T x T scores are kept.
+    Only a figure in float32, in which nobody trains on a GPU.
     """
     expected = estimated.memory(1, False, size).total
     row = {"check": "peak beside its estimate", "policy": policy.name, "micro_batch": size,

@@ -16,9 +16,10 @@ def texts(processes: int | None = None, block: int = BLOCK) -> Iterator[str]:
     """The stories of seed 0 in the order of their index, without end.
 
     Args:
-        processes: how many write; None takes one for every core.
+        processes: how many write; None takes one for every core, of 16 at most: each of them
+            imports PyTorch.
     """
-    processes = processes or os.cpu_count() or 1
+    processes = processes or min(16, os.cpu_count() or 1)
     if processes == 1:
         yield from chain.from_iterable(write(start, block) for start in count(0, block))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
