@@ -55,11 +55,11 @@ def attention_form(q: Tensor, k: Tensor, mask: Tensor | None,
 def rows_of_logits(vocab_size: int, device: torch.device) -> int:
     """Rows of logits that exist at once, in loss and evaluation.
 
-    On a CPU 512: fewer or more are no faster. With every chunk the loss adds to the gradient of the
-    output layer, (V, D) numbers, so on a GPU a few large chunks move less memory: it gets as many
-    rows, a power of two, as take half a GiB in float32, or a 32nd of its memory where that is less.
-    For 49,152 words on a T4 that is 2,048. An estimate: no GPU was measured (tests/gpu/run.py
-    loss-chunks).
+    On a CPU 512. With every chunk the loss adds to the gradient of the output layer, (V, D)
+    numbers, so on a GPU a few large chunks should move less memory: it gets as many rows, a power
+    of two, as take half a GiB in float32, or a 32nd of its memory where that is less. For 49,152
+    words on a T4 that is 2,048. Not measured: no GPU. On one, `python tests/gpu/run.py loss-chunks`
+    tries other sizes.
     """
     if device.type != "cuda" and _pretended_gpu is None:
         return ROWS

@@ -1,14 +1,14 @@
 """What a GPU must show, in parts, each of which can be run alone.
 
-    make test-gpu PYTHON=python3                         # all checks: at most 4 minutes on an H100
+    make test-gpu PYTHON=python3                         # all checks: 4 to 5 minutes on an H100
     make test-gpu PYTHON=python3 PARTS="model resume"    # only these
-    python tests/gpu/run.py --help                       # the parts; each says what it does
+    python tests/gpu/run.py --help                       # this page, and all parts
 
 It takes that Python as it is: no virtual environment, no network. It needs PyTorch with CUDA, what
 `pyproject.toml` names except datasets and pyarrow, pytest, and for the notebooks nbclient,
 ipykernel and jupytext. What compiles needs a C compiler.
 
-Ten minutes are enough for the checks and, in this order, for
+All minutes here are estimates. Ten are enough for the checks and, in this order, for
 
     PARTS="loss-chunks optimizer loop t4-policy peers --minutes 1.5"
 
@@ -73,7 +73,8 @@ MEASUREMENTS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the parts; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", default=list(CHECKS),
                         help=f"checks: {', '.join(CHECKS)}; measurements: "
                              f"{', '.join(MEASUREMENTS)}; all checks if none is named")
