@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import importlib
+import linecache
+import math
 import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import build
+import torch
+import torch.nn.functional as F
 from nbformat import NotebookNode
+from torch import nn
+
+from picolm_lib.course.my_picolm.reference import merge
+from picolm_lib.course.tokens.exercises.learning import count_pairs
+
+_numbers = count()
+
+
+def define(code: str, name: str, **given: Any) -> Callable:
+    """A function that a cell defines; its source can be found, as that of a cell can."""
+    file = f"<cell {next(_numbers)}>"
+    linecache.cache[file] = (len(code), None, code.splitlines(keepends=True), file)
+    space = {"__name__": "__main__", "torch": torch, "F": F, "nn": nn, "math": math,
+             "Counter": Counter, "count_pairs": count_pairs, "merge": merge, **given}
+    exec(compile(code, file, "exec"), space)
+    return space[name]
 
 
 @dataclass(frozen=True)
@@ -18,10 +42,11 @@ class Found:
 
     checks: ModuleType
     cell: int
-    """The number of its cell."""
+    """The number of the cell with the stub."""
     name: str
+    """Of the check."""
     function: str
-    """The learner's function that the check is called with."""
+    """The learner's function, which the check is called with."""
     stub: str
     solution: str
 
@@ -36,17 +61,24 @@ def checks_of(source: Path) -> ModuleType:
     return importlib.import_module(f"picolm_lib.course.{folder}.checks")
 
 
+def solution_after(cells: list[NotebookNode], number: int) -> str:
+    """The folded solution in the cell below, after two hints."""
+    text = cells[number + 1].source
+    assert text.count("<details>") == 3, f"two hints and one solution belong below {number}"
+    return re.search(r"Solution</summary>\n\n```python\n(.+?)```", text, re.DOTALL)[1]
+
+
 def exercises(source: Path) -> list[Found]:
-    """All exercises of a notebook. Below each cell are two hints and the solution, folded."""
+    """All exercises of a notebook: the stub, the call of the check, two hints and the solution."""
     found = []
     cells = build.render(source).cells
-    for number, (cell, after) in enumerate(zip(cells, [*cells[1:], None], strict=True)):
-        call = re.search(r"^checks\.(\w+)\((\w+)\)$", cell.source, re.MULTILINE)
-        if cell.cell_type == "code" and call and "def " in cell.source:
-            assert after.source.count("<details>") == 3, f"{call[1]}: two hints, one solution"
-            solution = re.search(r"Solution</summary>\n\n```python\n(.+?)```", after.source,
-                                 re.DOTALL)[1]
-            found.append(Found(checks_of(source), number, call[1], call[2], cell.source, solution))
+    for number, cell in enumerate(cells):
+        call = re.search(r"^(\w+) = checks\.(\w+)\(\1\)$", cell.source, re.MULTILINE)
+        if cell.cell_type == "code" and call:
+            # The call stands below the stub, in the same cell or in the next.
+            place = number if f"def {call[1]}(" in cell.source else number - 1
+            found.append(Found(checks_of(source), place, call[2], call[1], cells[place].source,
+                               solution_after(cells, number)))
     return found
 
 
@@ -57,13 +89,23 @@ def solved(source: Path) -> NotebookNode:
     notebook = build.render(source)
     for exercise in exercises(source):
         before = exercise.stub[:exercise.stub.index("def ")]
-        notebook.cells[exercise.cell].source = (
-            f"{before}{exercise.solution}\nverdict = checks.{exercise.name}({exercise.function})\n"
-            "assert verdict.passed, verdict.message")
-    for cell in notebook.cells:
+        notebook.cells[exercise.cell].source = f"{before}{exercise.solution}"
+        call = f"{exercise.function} = checks.{exercise.name}({exercise.function})"
+        asserted = (f"verdict = checks.{exercise.name}.verdict({exercise.function})\n"
+                    f"assert verdict.passed, verdict.message\n{call}")
+        if call in exercise.stub:
+            notebook.cells[exercise.cell].source += f"\n{asserted}"
+        else:
+            below = notebook.cells[exercise.cell + 1]
+            below.source = below.source.replace(call, asserted)
+    for number, cell in enumerate(notebook.cells):
         if "checks.bug_hunt(suspect)" in cell.source:
             before = cell.source[:cell.source.index("suspect =")]
             cell.source = (f"{before}suspect = {checks_of(source).bug_hunt.culprit!r}\n"
                            "verdict = checks.bug_hunt(suspect)\n"
+                           "assert verdict.passed, verdict.message")
+        elif cell.source.startswith("diagnosis = "):
+            cell.source = (f"{solution_after(notebook.cells, number)}\n"
+                           "verdict = hunt.verdict(diagnosis)\n"
                            "assert verdict.passed, verdict.message")
     return notebook

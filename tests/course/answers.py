@@ -260,11 +260,11 @@ WRONG = {
     ("tokens", "encode_word"): [
         (in_place, "in place"),
         (lambda ids, merges: [t for t in latest(ids, merges) if t > 9], "answer is"),
-        (lambda ids, merges: set(ids), "should be a list"),
+        (lambda ids, merges: set(ids), "a list is expected"),
     ],
     ("tokens", "windows"): [
         (lambda s, n: (rows(s, n, 0), rows(s, n, 0)), "targets are the inputs themselves"),
-        (lambda s, n: (rows(s, n, 1), rows(s, n, 0)), "wrong way"),
+        (lambda s, n: (rows(s, n, 1), rows(s, n, 0)), "swapped the two"),
         (lambda s, n: (rows(s, n, 0)[:-1], rows(s, n, 1)[:-1]), "last window"),
         (lambda s, n: (rows(s, n, 0).mT, rows(s, n, 1).mT), "rows and columns"),
     ],
@@ -289,7 +289,8 @@ WRONG = {
         (lambda kv, n: kv.repeat_interleave(n // kv.shape[1], -2), "along the sequence"),
         (lambda kv, n: kv.repeat_interleave(n // kv.shape[1], 0), "along the batch"),
         (lambda kv, n: kv.repeat_interleave(n // kv.shape[1], -1), "along the features"),
-        (lambda kv, n: kv[:, :, None].expand(-1, -1, n // kv.shape[1], -1, -1), "shape should be"),
+        (lambda kv, n: kv[:, :, None].expand(-1, -1, n // kv.shape[1], -1, -1),
+         "the shape is another one"),
     ],
     ("attention", "causal_mask"): [
         (mask_loop(lambda q, k, t, s: k <= q), "forgot the cache"),
