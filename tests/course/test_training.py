@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from picolm_lib.commands.plan import trial
 from picolm_lib.config import PRESETS, TINYSTORIES, PicoConfig, PicoError, TrainConfig
 from picolm_lib.course import ablation_results, race
+from picolm_lib.course.drive import Drive
 from picolm_lib.course.training import (
     budget,
     hunt,
@@ -33,7 +34,6 @@ from picolm_lib.course.training import (
     small_runs,
     time_machine,
 )
-from picolm_lib.course.training.drive import Drive
 from picolm_lib.course.training.live import Live
 from picolm_lib.course.training.recorded import recorded
 from picolm_lib.data import tokens

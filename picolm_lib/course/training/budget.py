@@ -116,7 +116,7 @@ def draw_budget(config: PicoConfig, tokens: int, name: str) -> Picture:
             start += value / divide
         axes.set(xlabel=unit, yticks=[], ylim=(-0.4, 1.3), xlim=(0, start))
         axes.grid(False)
-        axes.legend(loc="upper left", ncols=3, fontsize=8.5, handlelength=1)
+        axes.legend(loc="upper left", ncols=3, handlelength=1)
         sums.append(start)
     top.set_title(f"{name}: {sums[0]:,.0f} MFLOP per token")
     bottom.set_title(f"what is held all the time, and the logits of {tokens:,} tokens")

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from picolm_lib.config import PicoError
-from picolm_lib.course.training.drive import Drive
+from picolm_lib.course.drive import Drive
 from picolm_lib.files import first_line
 from picolm_lib.train.checkpoint import (
     RunConfig,

@@ -135,12 +135,12 @@ def examine_insides(found: Findings, limit: float = 1.0) -> Picture:
     left.plot(checked, found.end_elsewhere, "x-", color=ORANGE, label="everywhere else")
     left.set(xlabel="step", ylabel="probability of end-of-text", title="Can it stop?",
              ylim=(-0.03, 1.03))
-    left.legend(loc="upper left", fontsize=8.5)
+    left.legend(loc="upper left")
     right.plot(found.norms, color=BLUE, label="before clipping")
     right.plot(found.stepped, color=RED, linewidth=1.2, label="what the optimizer gets")
     right.axhline(limit, color="#777777", linewidth=1, linestyle=":")
     right.set(xlabel="step", ylabel="gradient norm", yscale="log", title="Is it clipped?")
-    right.legend(fontsize=8.5)
+    right.legend()
     return finish(figure, f"At the end the patient gives end-of-text {found.end_at_ends[-1]:.0%} "
                           f"where a story ends and {found.end_elsewhere[-1]:.1%} elsewhere; the "
                           f"largest norm after clipping is {max(found.stepped):.2f}.")

@@ -7,6 +7,7 @@ from typing import Any
 
 from IPython import get_ipython
 from IPython.display import display
+from matplotlib.ticker import NullFormatter
 
 from picolm_lib.course.plots import BLUE, GREEN, ORANGE, SKY, Picture, canvas, finish
 from picolm_lib.course.training.recorded import Recorded
@@ -94,7 +95,7 @@ class Live:
 
     def draw(self) -> Picture:
         """Training and validation loss, and bits per byte, by tokens."""
-        figure, (left, right) = canvas(3.1, 1, 2, width_ratios=(3, 2))
+        figure, (left, right) = canvas(4.0, 1, 2, width_ratios=(3, 2))
         every = max(len(self.steps) // POINTS, 1)
         tokens = [m["tokens"] / 1e6 for m in self.steps][::every]
         losses = [m["loss"] for m in self.steps]
@@ -108,22 +109,21 @@ class Live:
                          label="the learning rate begins to fall")
         left.set(xlabel="tokens trained on (millions)", ylabel="loss (nats per token)",
                  ylim=(0, 1.05 * max(losses, default=1.0)))
-        left.legend(fontsize=8.5)
         bits = [m["bits_per_byte"] for m in self.evaluations]
         right.plot(seen, bits, "o-", color=GREEN, label="this run")
         if self.recorded:
             right.plot([t / 1e6 for t, _ in self.recorded.bits_per_byte],
                        [b for _, b in self.recorded.bits_per_byte], "s--", color=GRAY,
                        markersize=4, label=self.recorded.label)
-        for x, y in list(zip(seen, bits, strict=True))[-1:]:
-            right.annotate(f"{y:.3f}", (x, y), xytext=(0, -14), textcoords="offset points",
-                           horizontalalignment="right", fontsize=9)
         highest = max([*bits, *(b for _, b in self.recorded.bits_per_byte)] if self.recorded
                       else bits, default=1.0)
         right.set(xlabel="tokens (millions)", ylabel="bits per byte (validation)", xscale="log",
-                  ylim=(0, 1.3 * highest))
-        right.legend(fontsize=8.5)
-        figure.suptitle(self.title, fontsize=10.5)
+                  ylim=(0, 1.1 * highest), title=f"last: {bits[-1]:.3f}" if bits else " ")
+        # Few tokens make long labels.
+        left.locator_params(axis="x", nbins=5)
+        right.xaxis.set_minor_formatter(NullFormatter())
+        figure.legend(loc="outside lower center", ncols=2)
+        figure.suptitle(self.title)
         said = f"step {self.steps[-1]['step']}, loss {losses[-1]:.2f}" if losses else "no step yet"
         said += f"; validation: {bits[-1]:.3f} bits per byte" if bits else ""
         said += f"; beside it, in gray, {self.recorded.label}" if self.recorded else ""
@@ -157,7 +157,7 @@ def draw_norms(steps: list[dict[str, Any]], limit: float) -> Picture:
     top.plot(tokens[::every], norms[::every], color=BLUE, linewidth=0.9)
     top.axhline(limit, color=ORANGE, linewidth=1.2)
     top.annotate("clipped above", (1, limit), xycoords=("axes fraction", "data"), color=ORANGE,
-                 xytext=(0, -3), textcoords="offset points", ha="right", va="top", fontsize=9)
+                 xytext=(0, -3), textcoords="offset points", ha="right", va="top")
     top.set(yscale="log", ylabel="gradient norm",
             title=f"Gradient norm: {share:.0%} of the {len(steps):,} steps were clipped")
     bottom.plot(tokens, [m["lr_factor"] for m in steps], color=GREEN)

@@ -94,7 +94,7 @@ def draw_ranges(gradients: dict[str, Tensor]) -> Picture:
 
 def draw_lost(gradients: dict[str, Tensor], exponents: Sequence[int] = SCALES) -> Picture:
     """The share of gradients that float16 loses, by the loss scale."""
-    figure, axes = canvas(3.2)
+    figure, axes = canvas(3.7)
     texts = []
     for (name, values), color in zip(gradients.items(), (BLUE, GREEN), strict=False):
         shares = [lost(values, 2.0**exponent) for exponent in exponents]
@@ -104,8 +104,8 @@ def draw_lost(gradients: dict[str, Tensor], exponents: Sequence[int] = SCALES) -
                   label=f"{name}: becomes infinite")
         texts.append(f"{shares[0].zeros:.1%} of the {name}' gradients vanish without a scale")
     axes.axvline(16, color=RED, linewidth=1)
-    axes.text(16.3, axes.get_ylim()[1] * 0.6, "GradScaler\nstarts here", color=RED, fontsize=9)
+    axes.text(16.3, axes.get_ylim()[1] * 0.6, "GradScaler\nstarts here", color=RED)
     axes.set(xlabel="loss scale (power of 2)", ylabel="share of the gradients (%)",
              title="What float16 loses of real gradients")
-    axes.legend(fontsize=8.5)
+    figure.legend(loc="outside upper center", ncols=2)
     return finish(figure, "; ".join(texts) + ".")

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from picolm_lib.commands.plan import trial
 from picolm_lib.config import PRESETS, TINYSTORIES, PicoConfig, PicoError, TrainConfig
+from picolm_lib.course.drive import Drive
 from picolm_lib.course.training.budget import Speed, measure_steps
-from picolm_lib.course.training.drive import Drive
 from picolm_lib.course.training.folders import CONTINUE, choose_folder, end_of, is_last_damaged
 from picolm_lib.data.hub import local_path
 from picolm_lib.data.local import HINT

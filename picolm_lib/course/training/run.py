@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from picolm_lib.commands.plan import tokens_to_prepare
 from picolm_lib.config import TINYSTORIES, PicoError, TrainConfig
-from picolm_lib.course.training.drive import Drive
+from picolm_lib.course.drive import Drive
 from picolm_lib.course.training.folders import is_last_damaged, is_same_run
 from picolm_lib.course.training.live import Live
 from picolm_lib.course.training.plans import Plan

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from functools import cache, partial
 
-from matplotlib.axes import Axes
-
-from picolm_lib.course.plots import BLUE, INK, RED, SKY, Picture, canvas, finish, plain
+from picolm_lib.course.boxes import token_boxes
+from picolm_lib.course.plots import BLUE, CARD, RED, SKY, Drawing, Picture, canvas, finish, stack
 from picolm_lib.course.widgets import Playground, slider
 from picolm_lib.model.picolm import PicoLM
 from picolm_lib.sampling import SampleConfig, stream_text
 from picolm_lib.train.checkpoint import load_run
 from picolm_lib.train.snapshots import History, history, load_snapshot
 
-COLUMNS, LINES = 88, 10  # of the story in the picture
+LINES = 10  # of the story
 
 
 @cache
@@ -32,27 +30,19 @@ def story(number: int, prompt: str, temperature: float = 0.8, seed: int = 0,
 
 
 def draw_checkpoint(checkpoint: int, prompt: str = "Once upon a time", temperature: float = 0.8,
-                seed: int = 0) -> Picture:
+                    seed: int = 0) -> Drawing:
     """The place of a checkpoint on the loss curve, and the story that it writes.
 
     Args:
         checkpoint: its number, from 0, the earliest.
     """
-    past = history()
     text = story(checkpoint, prompt, temperature, seed)
-    figure, (top, bottom) = canvas(4.5, 2, 1, height_ratios=(3, 2.8))
-    _draw_curve(top, past, checkpoint)
-    plain(bottom).set(xlim=(0, 1), ylim=(0, 1))
-    lines = textwrap.wrap(text, COLUMNS)
-    shown = "\n".join(lines[:LINES]) + (" ..." if len(lines) > LINES else "")
-    bottom.text(0, 1, shown, va="top", fontsize=9.5, color=INK, linespacing=1.4,
-                parse_math=False)
-    now = past.snapshots[checkpoint]
-    return finish(figure, f"After {now.tokens:,} tokens, at {now.bits_per_byte:.3f} bits per byte, "
-                          f"the model writes: {text}")
+    return stack(_draw_curve(history(), checkpoint), token_boxes(
+        [text], "", f"The model writes: {text}", [CARD], lines=LINES))
 
 
-def _draw_curve(axes: Axes, past: History, checkpoint: int) -> None:
+def _draw_curve(past: History, checkpoint: int) -> Picture:
+    figure, axes = canvas(2.9)
     tokens, losses = zip(*past.curve, strict=True)
     axes.plot([t / 1e6 for t in tokens], losses, color=SKY, label="training")
     axes.plot([s.tokens / 1e6 for s in past.snapshots], [s.loss for s in past.snapshots], "o",
@@ -62,7 +52,10 @@ def _draw_curve(axes: Axes, past: History, checkpoint: int) -> None:
     axes.set(xscale="log", xlabel="tokens trained on (millions)", ylabel="loss (nats per token)",
              title=f"step {now.step:,}: {now.tokens / 1e6:.2f} million tokens, loss "
                    f"{now.loss:.2f}, {now.bits_per_byte:.3f} bits per byte")
-    axes.legend(fontsize=8.5)
+    axes.legend()
+    return finish(figure, f"The loss falls with the tokens; after {now.tokens:,} tokens it is "
+                          f"{now.loss:.2f}, and the model has {now.bits_per_byte:.3f} bits per "
+                          "byte.")
 
 
 def time_machine(prompt: str = "Once upon a time", checkpoint: int = 1) -> Playground:

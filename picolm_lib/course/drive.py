@@ -1,7 +1,8 @@
-"""Google Drive, where a run outlives the machine that Colab lends.
+"""Google Drive, where a learner's files outlive the machine that Colab lends.
 
 A run trains in a folder of this machine, since Drive is slow, may be full, and may go away. What
-the next machine needs is copied to Drive: token files once, the run after every checkpoint.
+the next machine needs is copied to Drive: token files once, the run after every checkpoint, and
+my_picolm.py after every change.
 """
 
 from __future__ import annotations
@@ -65,6 +66,17 @@ class Drive:
             self.tell(f"note: {what} could not be copied to Drive ({first_line(error)}); "
                       f"{otherwise}.")
 
+    def keep_file(self, file: Path) -> None:
+        """Copies one file, if it is new or has changed, into the folder itself."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.parent.stat()
+            self._copy(file, self.folder / file.name)
+        except OSError as error:
+            self.tell(f"note: {file.name} could not be copied to Drive ({first_line(error)}); the "
+                      "next change tries again.")
+
     def fetch(self, name: str, target: Path) -> None:
         """Copies a folder from Drive, unless it is here or not there."""
         source = self.folder / name if self.folder else None
@@ -108,28 +120,49 @@ class Drive:
         self._said = line
 
 
+def in_colab() -> bool:
+    """Whether this is a notebook of Colab."""
+    # Kaggle has google.colab, too, whose question nobody would answer there.
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        return False
+    try:
+        import google.colab  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def mount() -> Path:
+    """Asks for the learner's Drive, in Colab, and returns MyDrive/picolm.
+
+    Raises:
+        Exception: Drive is not available. Colab raises kinds of its own, such as where the learner
+            declines.
+    """
+    from google.colab import drive
+
+    # Where everybody mounts it in Colab: in the folder that notebooks run in.
+    place = Path.cwd() / "drive"
+    folder = place / "MyDrive" / FOLDER
+    drive.mount(str(place))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def connect(wanted: bool) -> Drive:
     """Mounts Google Drive in Colab, and says where runs will be kept."""
     if not wanted:
         print("SAVE_TO_DRIVE is not ticked: runs are kept on this machine only.")
         return Drive()
-    # It has google.colab, too, whose question nobody would answer there.
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         print("This is Kaggle: runs are kept in the folder runs, which a saved version of the "
               "notebook contains.")
         return Drive()
-    try:
-        from google.colab import drive
-    except ImportError:
+    if not in_colab():
         print("This is not Colab: runs are kept on this machine, in the folder runs.")
         return Drive()
-    # Where everybody mounts it in Colab: in the folder that notebooks run in.
-    mount = Path.cwd() / "drive"
-    folder = mount / "MyDrive" / FOLDER
     try:
-        drive.mount(str(mount))
-        folder.mkdir(parents=True, exist_ok=True)
-    # Colab raises kinds of its own, such as where the learner declines.
+        folder = mount()
     except Exception as error:
         print(f"note: Drive is not available ({first_line(error)}); runs are kept on this machine "
               "only, and are gone when Colab takes it back. To try again, run this cell again.")
