@@ -36,6 +36,8 @@ RUN = TrainConfig(storybook_stories=6_000, max_tokens=400_000, batch_size=16, ev
 EVAL_TOKENS = 65_536
 # Of the preset "smoke": enough to see that everything works.
 SMOKE_TOKENS, SMOKE_EVAL_TOKENS = 4 * 16 * 128, 4_096
+# Seconds between two signs of life.
+SHOW_EVERY = 2.0
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,14 @@ def train(trainer: Trainer, name: str, evals: int, eval_tokens: int) -> Curve:
     seen: list[int] = []
     scores: list[float] = []
     loss, started = 0.0, time.monotonic()
+    shown = started
     line.update(f"{name}: {budget:,} tokens")
     while trainer.progress.tokens < budget:
         trainer.step()
         done = trainer.progress.tokens
+        if time.monotonic() - shown > SHOW_EVERY:
+            shown = time.monotonic()
+            line.update(f"{name}: {done:,} of {budget:,} tokens, {shown - started:.0f} s")
         if done * evals // budget > len(scores):
             found = evaluate(trainer.model, trainer.files["validation"], trainer.precision,
                              eval_tokens)
@@ -137,7 +143,7 @@ def run(name: str, change: Callable[[PicoLM], object] | None = None, seed: int =
     model = PicoLM(config, seed)
     if change is not None:
         change(model)
-    trainer = Trainer(config, settings, tokenizer, token_files(tokenizer, RUN.storybook_stories),
-                      show=False, model=model)
+    trainer = Trainer(config, settings, tokenizer,
+                      token_files(tokenizer, settings.storybook_stories), show=False, model=model)
     return train(trainer, name, settings.evals,
                  SMOKE_EVAL_TOKENS if is_smoke() else EVAL_TOKENS)

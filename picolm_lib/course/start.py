@@ -48,8 +48,8 @@ for about a minute, in place of <code>pico</code> on TinyStories for sixteen. An
 a GPU waits on your Drive until you get one again.</div>"""
 
 
-def show_source(*things: Callable) -> Markdown:
-    """The library's own source of functions or classes."""
-    return Markdown("\n\n".join(f"`{thing.__module__}.{thing.__qualname__}`\n"
-                                f"```python\n{inspect.getsource(thing).rstrip()}\n```"
-                                for thing in things))
+def show_source(*things: Callable) -> None:
+    """Shows the library's own source of functions or classes."""
+    display(Markdown("\n\n".join(f"`{thing.__module__}.{thing.__qualname__}`\n"
+                                 f"```python\n{inspect.getsource(thing).rstrip()}\n```"
+                                 for thing in things)))

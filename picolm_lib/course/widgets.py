@@ -1,7 +1,7 @@
 """Playgrounds: a few sliders over a pure function that draws.
 
-It uses only what ipywidgets 7.7 (Colab) and 8 share. The picture is a plain image, so no output has
-to be captured, and each move of a slider is answered with one small message.
+It uses only what ipywidgets 7.7 (Colab) and 8 share. A drawing is plain HTML, so no output has to
+be captured, and each move of a slider is answered with one small message.
 """
 
 from __future__ import annotations
@@ -11,60 +11,55 @@ from collections.abc import Callable
 import ipywidgets
 from IPython.display import display
 
-from picolm_lib.course.plots import WIDTH, Picture, stack
+from picolm_lib.course.plots import PAGE_WIDTH, Drawing, stack
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Playground:
-    """Sliders above a picture that follows them.
+    """Sliders above a drawing that follows them.
 
     Args:
-        draw: makes a picture from one value per slider, given by name.
-        later: draws a second picture below the first, from the same values. It is for what takes
-            longer: the first picture has been sent before this one is started.
+        draw: makes a drawing from one value per slider, given by name.
+        later: makes a second one below the first, from the same values. It is for what takes
+            longer: the first has been sent before this one is started.
         sliders: name of the parameter -> its slider.
 
-    Where sliders cannot be shown, as on GitHub, the first picture is shown instead.
+    Where sliders cannot be shown, as on GitHub, the first drawings are shown instead.
     """
 
-    def __init__(self, draw: Callable[..., Picture], later: Callable[..., Picture] | None = None,
+    def __init__(self, draw: Callable[..., Drawing], later: Callable[..., Drawing] | None = None,
                  **sliders: ipywidgets.ValueWidget) -> None:
         self.draws = (draw,) if later is None else (draw, later)
         self.sliders = sliders
-        self.pictures = [self._draw(number) for number in range(len(self.draws))]
-        # Without a margin the image fits its box.
-        self.images = [ipywidgets.Image(value=picture.png, format="png", width=int(100 * WIDTH),
-                                        layout=ipywidgets.Layout(margin="0"))
-                       for picture in self.pictures]
+        self.drawings = [self._draw(number) for number in range(len(self.draws))]
+        # As wide as the page lets it be: HTML alone would be as wide as its longest line.
+        self.shown = [ipywidgets.HTML(value=drawing.html, layout=ipywidgets.Layout(
+            margin="0", width="100%", max_width=f"{PAGE_WIDTH}px"))
+            for drawing in self.drawings]
         for slider in sliders.values():
             slider.observe(self._redraw, names="value")
-        self.box = ipywidgets.VBox([*map(_row, sliders.values()), *self.images])
+        self.box = ipywidgets.VBox([*map(_row, sliders.values()), *self.shown])
 
     @property
-    def picture(self) -> Picture:
+    def picture(self) -> Drawing:
         """What is shown now."""
-        return stack(*self.pictures) if len(self.pictures) > 1 else self.pictures[0]
+        return stack(*self.drawings)
 
-    @property
-    def image(self) -> ipywidgets.Image:
-        """Where the first picture is shown."""
-        return self.images[0]
-
-    def _draw(self, number: int) -> Picture:
+    def _draw(self, number: int) -> Drawing:
         values = {name: slider.value for name, slider in self.sliders.items()}
         return self.draws[number](**values)
 
     def _redraw(self, _: object = None) -> None:
-        for number, image in enumerate(self.images):
-            self.pictures[number] = self._draw(number)
-            image.value = self.pictures[number].png
+        for number, shown in enumerate(self.shown):
+            self.drawings[number] = self._draw(number)
+            shown.value = self.drawings[number].html
 
     def _ipython_display_(self) -> None:
-        """Live sliders and, for readers without a kernel, the picture as it is now."""
-        bundle, metadata = self.picture._repr_mimebundle_()
+        """Live sliders and, for readers without a kernel, the drawings as they are now."""
+        bundle: dict[str, object] = {**self.picture._repr_mimebundle_()}
         bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        display(bundle, metadata=metadata, raw=True)
+        display(bundle, raw=True)
 
 
 def slider(label: str, value: float, smallest: float, largest: float, step: float = 1,

@@ -48,14 +48,13 @@ def errors(page: Page) -> list[str]:
 
 
 def playgrounds(page: Page) -> list[Locator]:
-    """The boxes of sliders above pictures."""
-    return page.locator(".jp-OutputArea .widget-vbox:has(> .widget-image)").all()
+    """The boxes of sliders above drawings."""
+    return page.locator(".jp-OutputArea .widget-vbox:has(> .widget-html)").all()
 
 
-def pictures(playground: Locator) -> list[str]:
-    """The PNG files that are shown, one below the other; their addresses would differ anyway."""
-    return playground.locator("img").evaluate_all("""images => Promise.all(images.map(
-        async image => new Uint8Array(await (await fetch(image.src)).arrayBuffer()).join()))""")
+def drawings(playground: Locator) -> list[str]:
+    """The HTML of what is shown, one below the other."""
+    return [shown.inner_html() for shown in playground.locator(".widget-html-content").all()]
 
 
 def reading(playground: Locator) -> str:
@@ -113,7 +112,7 @@ def misfits(playground: Locator) -> list[str]:
         const report = (what, node) => found.push(`${what}: ${node.className} ${node.innerText}`)
         if (room.right > innerWidth) report("outside of the window", box)
         if (box.scrollWidth > box.clientWidth) report("must be scrolled", box)
-        const parts = ".noUi-handle, .widget-label, .widget-readout, img"
+        const parts = ".noUi-handle, .widget-label, .widget-readout, img, figure, figure div"
         for (const node of box.querySelectorAll(parts)) {
             const {left, right, width} = node.getBoundingClientRect()
             if (width && (left < room.left || right > room.right)) report("sticks out", node)

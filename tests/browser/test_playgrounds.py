@@ -14,11 +14,11 @@ from lab import eventually
 from pages import (
     as_on_a_phone,
     drag,
+    drawings,
     errors,
     far_off,
     misfits,
     open_notebook,
-    pictures,
     playgrounds,
     reading,
     run_all,
@@ -50,20 +50,20 @@ def page(name: str, lab: str, browser: Browser, screenshots: Path) -> Page:
 
 
 def follows(page: Page, playground: Locator) -> None:
-    """Drags the first slider: its number and all pictures below change, come back, and change."""
-    number, before = reading(playground), pictures(playground)
+    """Drags the first slider: its number and all drawings below change, come back, and change."""
+    number, before = reading(playground), drawings(playground)
 
     def has_moved() -> bool:
         return reading(playground) != number and all(
-            old != new for old, new in zip(before, pictures(playground), strict=True))
+            old != new for old, new in zip(before, drawings(playground), strict=True))
 
     start = drag(page, playground, to=far_off(playground), steps=5)
-    eventually(has_moved, "the number and every picture have changed")
+    eventually(has_moved, "the number and every drawing have changed")
     drag(page, playground, to=start, steps=5)
-    eventually(lambda: (reading(playground), pictures(playground)) == (number, before),
-               "the pictures of the last place of the slider are shown")
+    eventually(lambda: (reading(playground), drawings(playground)) == (number, before),
+               "the drawings of the last place of the slider are shown")
     drag(page, playground, to=far_off(playground), steps=1)
-    eventually(has_moved, "the number and every picture have changed")
+    eventually(has_moved, "the number and every drawing have changed")
     assert misfits(playground) == []
 
 

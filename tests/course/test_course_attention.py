@@ -203,4 +203,4 @@ def test_the_story_names_the_token_that_is_looked_at_most():
     maps[1, 0, 3] = torch.tensor([0.1, 0.7, 0.1, 0.1, 0.0])
     picture = pictures.draw_story(maps, ["a", "b", "\n", "d", "e"], layer=1, head=0, token=3)
     assert "token 3 pays 70% of its attention to token 1" in picture.text
-    assert playgrounds.attention_layers(maps[:, :1, :1, :1], ["a"]).picture.png
+    assert playgrounds.attention_layers(maps[:, :1, :1, :1], ["a"]).picture.html

@@ -109,11 +109,13 @@ def test_the_text_is_that_of_generate(bundled, sampler):
     assert sampler.write(4, temperature=0.7) == [token.item() for token in expected]
 
 
-def test_lines_break_before_words_and_at_line_breaks():
-    cells = pictures.layout(["One", " wo", "rd", ".", "\n", "\n", "Next"], columns=7)
-    assert [(row, column, text) for row, column, _, text in cells] == [
-        (0, 0, "One"), (1, 0, " wo"), (1, 3, "rd"), (1, 5, "."), (1, 6, "¶"), (2, 0, "¶"),
-        (3, 0, "Next")]
+def test_a_story_has_the_colors_of_its_probabilities():
+    shown = pictures.draw_story(["Once", " upon", " a"], [None, 0.95, 0.01], "a title")
+    places = [shown.html.index(f"background:{pictures.color_of(prob)}")
+              for prob in (None, 0.95, 0.01)]
+    assert places == sorted(places)
+    assert all(meaning.replace(" ", "\xa0") in shown.html for _, _, meaning in pictures.SURPRISE)
+    assert "2 new tokens; the model gave 1 of them less than 20%" in shown.text
     assert pictures.color_of(0.95) != pictures.color_of(0.3) != pictures.color_of(0.01)
     assert pictures.color_of(None) == pictures.GIVEN
 

@@ -1,4 +1,4 @@
-"""Every slider of every playground moves its picture, which stays small."""
+"""Every slider of every playground moves its drawing, which stays small."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from picolm_lib.course import plots, widgets
 from picolm_lib.course.attention import playgrounds as attention
 from picolm_lib.course.muon import paths
 from picolm_lib.course.muon import playgrounds as muon
@@ -40,11 +41,11 @@ PLAYGROUNDS: dict[str, Callable[[], Playground]] = {
 
 
 @pytest.mark.parametrize("make", PLAYGROUNDS.values(), ids=PLAYGROUNDS)
-def test_every_slider_moves_its_picture_there_and_back(make):
+def test_every_slider_moves_its_drawing_there_and_back(make):
     playground = make()
 
-    def shown() -> list[bytes]:
-        return [image.value for image in playground.images]
+    def shown() -> list[str]:
+        return [drawing.value for drawing in playground.shown]
 
     first = shown()
     for name, control in playground.sliders.items():
@@ -52,7 +53,8 @@ def test_every_slider_moves_its_picture_there_and_back(make):
         control.value = (next(option for option in options if option != value) if options
                          else control.max if value != control.max else control.min)
         assert shown() != first, name
-        assert all(len(image) < 80_000 for image in shown())
+        # As base64: four characters for three bytes.
+        assert all(len(html) < 80_000 * 4 / 3 for html in shown())
         control.value = value
         assert shown() == first, name
 
@@ -64,10 +66,24 @@ def test_the_bars_are_sent_before_the_text_is_begun():
         return pictures.draw_story(["a" * x], [0.5], "first")
 
     def later(x):
-        seen.append((x, playground.image.value) if seen else (x, None))
+        seen.append((x, playground.shown[0].value) if seen else (x, None))
         return pictures.draw_story(["b" * x], [0.5], "second")
 
     playground = Playground(draw, later=later, x=slider("x", 1, 1, 9))
     playground.sliders["x"].value = 4
     assert [x for x, _ in seen] == [1, 4]
-    assert seen[1][1] == draw(4).png and len(playground.images) == 2
+    assert seen[1][1] == draw(4).html and len(playground.shown) == 2
+
+
+def test_without_sliders_the_drawings_are_shown_as_they_are_now(monkeypatch):
+    bundles = []
+    monkeypatch.setattr(widgets, "display", lambda bundle, raw: bundles.append(bundle))
+    playground = Playground(lambda x: pictures.draw_story([f"{x} & more"], [0.5], "a"),
+                            later=lambda x: plots.lines({"b": ([0, 1], [0, x])}, "", "", "", '"b"'),
+                            x=slider("x", 1, 1, 9))
+    playground.sliders["x"].value = 7
+    playground._ipython_display_()
+    [bundle] = bundles
+    assert "7 &amp; more" in bundle["text/html"] and 'alt="&quot;b&quot;"' in bundle["text/html"]
+    assert bundle["text/plain"].endswith('7 & more\' and so on. "b"]')
+    assert bundle["text/html"] == "".join(drawing.value for drawing in playground.shown)

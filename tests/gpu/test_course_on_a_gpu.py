@@ -33,8 +33,8 @@ def test_the_sliders_draw(make):
         for name, control in playground.sliders.items():
             options = getattr(control, "options", None) or (control.min, control.max)
             elsewhere[name] = next(option for option in options if option != control.value)
-        for draw, picture in zip(playground.draws, playground.pictures, strict=True):
-            assert draw(**elsewhere).png != picture.png
+        for draw, drawing in zip(playground.draws, playground.drawings, strict=True):
+            assert draw(**elsewhere).html != drawing.html
 
 
 def test_the_clocks_are_read_when_the_gpu_is_done(monkeypatch):

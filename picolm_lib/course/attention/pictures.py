@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from picolm_lib.course.attention.cost import T4_GIB, Writing, kv_cache_bytes
+from picolm_lib.course.boxes import Boxes, token_boxes
 from picolm_lib.course.plots import (
     BLUE,
     CYCLE,
@@ -20,11 +20,12 @@ from picolm_lib.course.plots import (
     Picture,
     canvas,
     finish,
-    plain,
 )
 
 BLUES = mpl.colormaps["Blues"]
-STORY_COLUMNS = 72  # characters per line
+MOST_LABELS = 19  # of the tokens beside a map
+DARKEST = 0.6  # of BLUES, behind dark letters
+LATER = "#DDDDDA"  # behind tokens that cannot be seen yet
 CONTROL = "#AAAAAA"
 
 
@@ -38,29 +39,29 @@ def draw_maps(maps: Tensor, pieces: Sequence[str], layer: int, title: str = "") 
     """
     heads, length = maps.shape[1], maps.shape[2]
     rows = -(-heads // 2)
-    figure, axes = canvas(0.5 + 3.1 * rows, rows, 2, squeeze=False, sharex=True, sharey=True)
+    figure, axes = canvas(0.7 + 3.3 * rows, rows, 2, squeeze=False, sharex=True, sharey=True)
     names = [piece.replace("\n", "¶") for piece in pieces]
-    size = 8.5 if length <= 18 else 7 if length <= 24 else 5
+    # More labels would overlap.
+    labeled = range(0, length, -(-length // MOST_LABELS))
     for spare in axes.flat[heads:]:
         spare.remove()
     for head, cell in enumerate(axes.flat[:heads]):
         cell.imshow(maps[layer, head].numpy(), cmap="Blues", vmin=0, vmax=1, aspect="equal")
-        cell.set_title(f"head {head}", fontsize=9.5)
+        cell.set_title(f"head {head}")
         cell.grid(False)
         cell.spines[:].set_visible(True)
-        cell.set_xticks(range(length), names, rotation=90, fontsize=size)
-        cell.set_yticks(range(length), names, fontsize=size)
+        cell.set_xticks(labeled, [names[i] for i in labeled], rotation=90)
+        cell.set_yticks(labeled, [names[i] for i in labeled])
         cell.tick_params(length=0, pad=1)
-    figure.supxlabel("the token that is looked at", fontsize=9.5)
-    figure.supylabel("the token that looks", fontsize=9.5)
-    figure.suptitle(title or f"block {layer}: each row spreads its attention over earlier tokens",
-                    fontsize=10.5)
+    figure.supxlabel("the token that is looked at")
+    figure.supylabel("the token that looks")
+    figure.suptitle(title or f"block {layer}: each row spreads its attention over earlier tokens")
     share = maps[layer, :, 1:, 0].mean().item() if length > 1 else 1.0
     return finish(figure, f"Attention maps of block {layer}. The first token receives {share:.0%} "
                           "of the attention of the others.")
 
 
-def draw_story(maps: Tensor, pieces: Sequence[str], layer: int, head: int, token: int) -> Picture:
+def draw_story(maps: Tensor, pieces: Sequence[str], layer: int, head: int, token: int) -> Boxes:
     """A story in which a token is darker the more attention one chosen token pays to it.
 
     Args:
@@ -69,40 +70,29 @@ def draw_story(maps: Tensor, pieces: Sequence[str], layer: int, head: int, token
         token: the one that looks; it has a frame, and what comes after it is gray.
     """
     weights = maps[layer, head, token]                               # (T,)
-    places, row, column = [], 0, 0
-    for piece in pieces:
-        if column + len(piece) > STORY_COLUMNS:
-            row, column = row + 1, 0
-        places.append((row, column))
-        row, column = (row + 1, 0) if piece == "\n" else (row, column + len(piece))
-    figure, axes = canvas(0.55 + 0.25 * (row + 1))
-    plain(axes).set(xlim=(-0.3, STORY_COLUMNS + 0.3), ylim=(row + 1.1, -0.1))
-    for number, ((r, c), piece) in enumerate(zip(places, pieces, strict=True)):
-        share = (weights[number] / weights.max()).item()
-        axes.add_patch(Rectangle((c, r + 0.06), len(piece), 0.88, facecolor=BLUES(0.85 * share),
-                                 linewidth=1.8 if number == token else 0, edgecolor=RED,
-                                 zorder=2 if number == token else 1))
-        color = "#999999" if number > token else "white" if share > 0.6 else INK
-        for offset, sign in enumerate(piece.replace("\n", "¶")):
-            axes.text(c + offset + 0.5, r + 0.5, sign, family="monospace", fontsize=9.5,
-                      color=color, horizontalalignment="center", verticalalignment="center")
+    colors = [LATER if number > token else mpl.colors.to_hex(BLUES(DARKEST * share))
+              for number, share in enumerate((weights / weights.max()).tolist())]
     best = int(weights.argmax())
-    axes.set_title(f"block {layer}, head {head}: token {token} {pieces[token]!r} looks most at "
-                   f"token {best} {pieces[best]!r} ({weights[best]:.0%})", fontsize=9.5)
-    return finish(figure, f"In block {layer}, head {head}, token {token} pays "
-                          f"{weights[best]:.0%} of its attention to token {best}.")
+    return token_boxes(
+        pieces, f"block {layer}, head {head}: token {token} {pieces[token]!r} looks most at "
+                f"token {best} {pieces[best]!r} ({weights[best]:.0%})",
+        f"In block {layer}, head {head}, token {token} pays {weights[best]:.0%} of its attention "
+        f"to token {best}.", colors, frame=token,
+        legend=[(mpl.colors.to_hex(BLUES(0.0)), "no attention"),
+                (mpl.colors.to_hex(BLUES(DARKEST)), f"{weights[best]:.0%}"),
+                (LATER, "comes later")])
 
 
 def draw_wide_map(weights: Tensor, pieces: Sequence[str], title: str) -> Picture:
     """One map with its numbers written into it: (T, T) weights of a few tokens."""
     figure, axes = canvas(3.4)
-    axes.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    axes.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=1.8, aspect="auto")
     axes.grid(False)
     for row in range(len(pieces)):
         for column in range(len(pieces)):
             axes.text(column, row, f"{weights[row, column]:.2f}", horizontalalignment="center",
-                      verticalalignment="center", fontsize=9.5,
-                      color=INK if weights[row, column] else "#BBBBBB")
+                      verticalalignment="center",
+                      color=INK if weights[row, column] else "#888888")
     axes.set_xticks(range(len(pieces)), pieces)
     axes.set_yticks(range(len(pieces)), pieces)
     axes.set(xlabel="the token that is looked at", ylabel="the token that looks", title=title)
@@ -121,12 +111,12 @@ def draw_cache(kv_heads: int = 5, heads: int = 10, layers: int = 32, head_dim: i
     labels = [name + {1: " (MQA)", heads: " (MHA)"}.get(k, "") for k, name in names.items()]
     bars = axes.barh(labels, sizes, height=0.62,
                      color=[ORANGE if k == kv_heads else "#B9D6EA" for k in choices])
-    axes.bar_label(bars, [f" {size:.3g} GiB" for size in sizes], fontsize=9)
+    axes.bar_label(bars, [f" {size:.3g} GiB" for size in sizes])
     right = max(sizes)
     if 1.6 * right > T4_GIB:
         right = max(right, T4_GIB)
         axes.axvline(T4_GIB, color=RED, linestyle="--", linewidth=1.3)
-        axes.text(T4_GIB, -0.75, " all memory of a T4 ", fontsize=9, color=RED,
+        axes.text(T4_GIB, -0.75, " all memory of a T4 ", color=RED,
                   horizontalalignment="right" if 0.6 * right < T4_GIB else "left")
     axes.set(xlim=(0, 1.18 * right),
              xlabel="KV cache (GiB, 2 bytes per number)", ylim=(len(choices) - 0.5, -1.1),
@@ -162,7 +152,7 @@ def draw_gates(opened: Tensor) -> Picture:
         opened: (L, T, H, E) gates.
     """
     layers, _, heads, _ = opened.shape
-    figure, axes = canvas(2.6, 1, layers, sharey=True, squeeze=False)
+    figure, axes = canvas(2.9, 1, layers, sharey=True, squeeze=False)
     edges = np.linspace(0, 1, 21)
     for layer, cell in enumerate(axes[0]):
         for head in range(heads):
@@ -173,7 +163,7 @@ def draw_gates(opened: Tensor) -> Picture:
         cell.axvline(0.5, color="#888888", linestyle=":", linewidth=1.2)
         cell.set(title=f"block {layer}", xlabel="gate", xticks=(0, 0.5, 1))
     axes[0][0].set_ylabel("share of the gates (%)")
-    axes[0][0].legend(fontsize=8, handlelength=1)
+    figure.legend(loc="outside upper center", ncols=heads, handlelength=1)
     closed = (opened < 0.1).float().mean().item()
     return finish(figure, f"Gates of the trained model by block and head: {closed:.0%} of them are "
                           "closed to less than a tenth.")
@@ -203,27 +193,27 @@ def draw_symptoms(later: Sequence[float], by_distance: tuple[Tensor, Tensor],
         largest: the largest |score| when q and k weights are multiplied by each of `scales`; the
             control has no QK-norm.
     """
-    figure, axes = canvas(3.2, 1, 3)
+    figure, axes = canvas(3.6, 1, 3)
     names, colors, styles = ("healthy", "patient"), (BLUE, ORANGE), ("-", "--")
     bars = axes[0].bar([*names, "no mask"], later, color=(*colors, CONTROL), width=0.6)
-    axes[0].bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
-    axes[0].set(ylim=(0, 1.15 * max(later) or 1), ylabel="change of the logits",
-                title="A. Change the last token:\nhow do earlier ones react?")
+    axes[0].bar_label(bars, fmt="%.2f", padding=3)
+    axes[0].set(ylim=(0, 1.15 * max(later) or 1), ylabel="change of earlier logits",
+                title="A. Change the\nlast token")
+    axes[0].tick_params(axis="x", rotation=60)
     for weights, name, color, style in zip(by_distance, names, colors, styles, strict=True):
         axes[1].plot(100 * weights, style, color=color, label=name)
-    axes[1].set(xlabel="distance (tokens)", ylabel="attention (%)", ylim=(0, None),
-                title="B. Forty equal tokens:\nwhere does the last look?")
+    axes[1].set(xlabel="distance (tokens)", ylabel="attention of the last (%)",
+                ylim=(0, None), title="B. Forty\nequal tokens")
     for values, name, color, style in zip(largest, (*names, "no QK-norm"), (*colors, CONTROL),
                                           (*styles, ":"), strict=True):
         axes[2].plot(scales, values, style, color=color, label=name, marker="o", markersize=4)
-    axes[2].set(xlabel="weights multiplied by", ylabel="largest |score|", yscale="log",
-                title="C. Let the weights grow:\nhow large are the scores?")
+    axes[2].set(xlabel="weights times", ylabel="largest |score|", yscale="log",
+                title="C. Let the\nweights grow")
+    # Room for the legend.
+    axes[2].set_ylim(top=300 * max(map(max, largest)))
     axes[2].set_xticks(scales)
-    for cell in axes:
-        cell.title.set_fontsize(9)
-        cell.tick_params(labelsize=8.5)
-    axes[1].legend(fontsize=8.5)
-    axes[2].legend(fontsize=8.5)
+    for cell in axes[1:]:
+        cell.legend(loc="upper right", handlelength=1.2)
     return finish(figure, f"A: change {later[0]:.2f} and {later[1]:.2f}, {later[2]:.2f} without a "
                           f"mask. B: the patient's attention lies between "
                           f"{100 * by_distance[1].min():.2f} and {100 * by_distance[1].max():.2f} "

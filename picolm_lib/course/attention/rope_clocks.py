@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from picolm_lib.course.plots import BLUE, INK, ORANGE, Picture, canvas, finish, plain
+from picolm_lib.course.plots import BLUE, CARD, INK, ORANGE, Picture, canvas, finish, plain
 from picolm_lib.model.rope import apply_rope, rope_tables
 
 CLOCKS = 8
@@ -49,10 +49,10 @@ def draw_clocks(query_position: int = 20, key_position: int = 14, both: int = 0,
         clock.set(xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), aspect="equal")
         if place < len(pairs):
             _clock(clock, q[pairs[place]], k[pairs[place]])
-            clock.set_title(f"pair {pairs[place]}", fontsize=9)
+            clock.set_title(f"pair {pairs[place]}")
     for cell in axes[:, 4]:
         cell.remove()
-    plot = figure.add_subplot(axes[0][4].get_gridspec()[:, 4])
+    plot = figure.add_subplot(axes[0][4].get_gridspec()[:, 4], facecolor=CARD)
     distances = range(FARTHEST + 1)
     plot.plot(distances, [score(d, 0, head_dim, theta) for d in distances], color="#999999",
               linewidth=1.3)
@@ -63,7 +63,7 @@ def draw_clocks(query_position: int = 20, key_position: int = 14, both: int = 0,
     plot.grid(True, color="#E8E8E8")
     plot.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"query at position {m} (blue), key at position {n} (orange): "
-                    f"{len(pairs)} of {head_dim // 2} pairs", fontsize=10.5)
+                    f"{len(pairs)} of {head_dim // 2} pairs")
     return finish(figure, f"Clocks of a query at position {m} and a key at {n}. Their distance is "
                           f"{abs(m - n)}, their score {now:.3f}.")
 
@@ -88,7 +88,7 @@ def draw_wavelengths(head_dim: int, thetas: Sequence[float], context: int) -> Pi
         axes.plot(wavelengths(head_dim, theta), marker="o", markersize=4,
                   label=f"theta = {theta:,.0f}")
     axes.axhline(context, color="#888888", linestyle="--", linewidth=1.2)
-    axes.text(0, context * 1.25, f"context: {context} tokens", fontsize=9, color="#555555")
+    axes.text(0, context * 1.25, f"context: {context} tokens", color="#555555")
     axes.set(yscale="log", xlabel="pair of features (number)", ylabel="tokens per full turn",
              title=f"How fast the hands turn (head_dim {head_dim})")
     axes.legend()
@@ -110,7 +110,7 @@ def draw_long_contexts(curves: dict[str, Tensor], trained: int, chunk: int = 64)
     axes.set(xlabel="position in the text (tokens)", ylabel="loss (nats per token)",
              ylim=(0, 1.25 * axes.get_ylim()[1]),
              title=f"Reading beyond the {trained} tokens of training")
-    axes.text(trained, axes.get_ylim()[1], " trained up to here", fontsize=9, color="#555555",
+    axes.text(trained, axes.get_ylim()[1], " trained up to here", color="#555555",
               verticalalignment="top")
     axes.legend(loc="upper left")
     return finish(figure, "The loss at the end: "

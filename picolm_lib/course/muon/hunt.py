@@ -66,7 +66,7 @@ def draw_findings(found: dict[str, Findings]) -> Picture:
             cell.plot(range(1, len(values) + 1), values.clamp(1e-2), style, color=color, label=name)
     bars = similarity.bar(list(found), [seen.similarity for seen in found.values()], 0.5,
                      color=(BLUE, RED))
-    similarity.bar_label(bars, fmt="%.2f", fontsize=9)
+    similarity.bar_label(bars, fmt="%.2f")
     loss.set(xlabel="step", ylabel="loss (nats)", title="A. training loss")
     similarity.set(ylabel="cosine", ylim=(-0.1, 1.1),
                    title="B. similarity of blocks 0 and 1 at the start")

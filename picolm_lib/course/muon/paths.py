@@ -63,7 +63,7 @@ def draw_paths(paths: Mapping[str, Tensor], a: Tensor, title: str = "", extent: 
         paths: name -> (N, 2) weights.
         a: the valley.
     """
-    figure, axes = canvas(3.0, 1, len(paths) + 1, width_ratios=[1] * len(paths) + [1.25])
+    figure, axes = canvas(3.4, 1, len(paths) + 1, width_ratios=[1] * len(paths) + [1.3])
     lines = torch.linspace(-extent, extent, 80, device="cpu")
     grid = torch.stack(torch.meshgrid(lines, lines, indexing="xy"), -1)
     heights = loss(grid, a).sqrt().numpy()
@@ -78,8 +78,8 @@ def draw_paths(paths: Mapping[str, Tensor], a: Tensor, title: str = "", extent: 
         axes[-1].plot(loss(path, a).clamp(1e-9, 1e9), color=color, label=name)
     axes[0].set_ylabel("weight 2")
     axes[-1].set(yscale="log", xlabel="step", title="loss", ylim=(1e-6, 1e4))
-    axes[-1].legend(fontsize=8.5, loc="upper right")
-    figure.suptitle(title, fontsize=10.5)
+    figure.legend(loc="outside lower center", ncols=len(paths))
+    figure.suptitle(title)
     ends = ", ".join(f"{name} {loss(path[-1], a):.1e}" for name, path in paths.items())
     return finish(figure, f"The loss after {len(path) - 1} steps: {ends}.")
 

@@ -46,7 +46,7 @@ def draw_stepper(matrix: Tensor, steps: int = 5, coefficients: str = "Jordan's q
     right.set(xscale="log", xlabel="singular value before", title=coefficients)
     # Minor ticks would take half of the drawing time.
     right.minorticks_off()
-    right.legend(loc="upper left", fontsize=8.5)
+    right.legend(loc="upper left")
     error = (after - exact).norm() / exact.norm()
     return finish(figure, f"{coefficients}, {done}: singular values of "
                           f"{before[-1]:.1e} to {before[0]:.2f} become {found.min():.1e} to "
@@ -72,7 +72,7 @@ def draw_spectra(matrices: Mapping[str, Tensor], title: str) -> Picture:
                label="random numbers")
     right.set(yscale="log", xlabel="rank of the singular value (%)", ylabel="size / largest",
               title=title)
-    right.legend(fontsize=8)
+    right.legend()
     return finish(figure, "Singular values relative to the largest one; the middle one is "
                   + ", ".join(f"{(v := torch.linalg.svdvals(m))[len(v) // 2] / v[0]:.2f} for {n}"
                               for n, m in matrices.items())
@@ -125,7 +125,7 @@ def _off_diagonal(matrix: Tensor) -> float:
 def draw_errors(sizes: Sequence[float], errors: Mapping[str, Sequence[float]],
                 real: Sequence[float] = ()) -> Picture:
     """Relative error by the size of the gradient; ticks at the bottom are real momenta."""
-    figure, axes = canvas(3.3)
+    figure, axes = canvas(3.7)
     for (name, values), color, marker in zip(errors.items(), (RED, ORANGE, BLUE), "oxs",
                                              strict=False):
         axes.plot(sizes, [100 * value for value in values], marker=marker, markersize=5,
@@ -134,7 +134,7 @@ def draw_errors(sizes: Sequence[float], errors: Mapping[str, Sequence[float]],
               label="momenta of the small PicoLM")
     axes.set(xscale="log", yscale="log", ylim=(0.01, 300), xlabel="rms of the gradient",
              ylabel="relative error (%)", title="Newton-Schulz in float16, three ways")
-    axes.legend(fontsize=8.5, loc="upper right")
+    figure.legend(loc="outside upper center", ncols=2)
     return finish(figure, "; ".join(f"{name}: {values[0]:.1%} at {sizes[0]:.0e}, {values[-1]:.1%} "
                                     f"at {sizes[-1]:.0e}" for name, values in errors.items()) + ".")
 
@@ -170,10 +170,10 @@ def draw_groups(config: PicoConfig, title: str) -> Picture:
     drawn = axes.barh(list(counts), [n / 1e6 for _, _, n in counts.values()], height=0.65,
                       color=[colors[kind] for kind, _, _ in counts.values()])
     axes.bar_label(drawn, [f" {kind}: {tensors} tensors, {n:,}"
-                           for kind, tensors, n in counts.values()], fontsize=8.5)
+                           for kind, tensors, n in counts.values()])
     axes.invert_yaxis()
     axes.set(xlabel="parameters (millions)", title=title,
-             xlim=(0, 1.6 * max(n for _, _, n in counts.values()) / 1e6))
+             xlim=(0, 1.75 * max(n for _, _, n in counts.values()) / 1e6))
     axes.grid(False)
     total = {k: sum(n for kind, _, n in counts.values() if kind == k) for k in colors}
     return finish(figure, f"Muon gets {total['muon']:,} parameters, AdamW {total['adamw']:,}.")
@@ -188,10 +188,10 @@ def draw_polynomials(count: int = 5) -> Picture:
                                                strict=True):
             cell.plot(s, polynomial(s, steps, coefficients), color=color, label=name)
         cell.axhline(1, color="#999999", linewidth=1)
-        cell.set(xscale="log", xlabel="singular value before", ylim=(-0.05, 1.45),
+        cell.set(xscale="log", xlabel="singular value before", ylim=(-0.05, 1.75),
                  title="one step" if steps == 1 else f"{steps} steps")
     axes[0].set_ylabel("after")
-    axes[0].legend(fontsize=8.5, loc="upper left")
+    axes[0].legend(loc="upper left")
     small = torch.tensor(0.01, device="cpu")
     at = {name: polynomial(small, count, c).item() for name, c in CHOICES.items()}
     return finish(figure, f"After {count} steps a singular value of 0.01 has become "

@@ -49,12 +49,11 @@ def draw_pyramid(narrow: float = 1.5, wide: float = 4.0, layers: int = 12,
                                      (axes[1], flat, ORANGE, "flat")):
         bars = cell.barh(range(layers), shape.widths, color=color, height=0.75)
         if layers <= 16:
-            cell.bar_label(bars, [f" {width:,}" for width in shape.widths], fontsize=8.5)
+            cell.bar_label(bars, [f" {width:,}" for width in shape.widths])
         cell.set(xlabel="MLP width (features)", xlim=(0, 1.18 * max(pyramid.widths)),
                  yticks=range(0, layers, 1 + layers // 12),
                  title=f"{name}: {shape.parameters / 1e6:.2f} M parameters\n"
                        f"{shape.flops / 1e6:.1f} MFLOP per token")
-        cell.title.set_fontsize(9.5)
     axes[0].set_ylabel("block (0 reads first)")
     return finish(figure, f"MLP widths from {pyramid.widths[0]:,} to {pyramid.widths[-1]:,} over "
                           f"{layers} blocks: {pyramid.parameters / 1e6:.2f} million parameters; "
@@ -111,14 +110,14 @@ def draw_parameters(*names: str) -> Picture:
             axes.barh(row, share, left=left, height=0.62, color=color,
                       label=part if row == 0 else None)
             if share > 4:
-                axes.text(left + share / 2, row, f"{share:.0f}%", fontsize=9,
+                axes.text(left + share / 2, row, f"{share:.0f}%",
                           horizontalalignment="center", verticalalignment="center",
                           color="white" if color in (BLUE, GREEN) else INK)
             left += share
     axes.set(xlabel="share of the parameters (%)", xlim=(0, 100), yticks=range(len(names)),
              yticklabels=names)
     axes.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=5, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=5)
     return finish(figure, "; ".join(
         f"{name}: MLPs {counts['mlp'] / sum(counts.values()):.0%}, embedding and output "
         f"{(counts['embedding'] + counts['output']) / sum(counts.values()):.0%}"

@@ -76,9 +76,8 @@ def draw_symptoms(found: Mapping[str, Symptoms]) -> Picture:
             looks[place].plot(weights.numpy(), color=CYCLE[block % len(CYCLE)],
                               linewidth=5.5 / (1 + block), label=f"block {block}")
         looks[place].set(xlabel="position of the token looked at", ylabel="weight (share)",
-                         title=f"C. Where the last token looks, {name}")
-        looks[place].title.set_fontsize(10)
-        looks[place].legend(fontsize=8, handlelength=1, ncols=2)
+                         title=f"C. The last token, {name}")
+        looks[place].legend(handlelength=1, ncols=2)
         spreads.append((model.looks - model.looks[0]).abs().max().item())
     top = 1.45 * max(model.looks.max().item() for model in found.values())
     for cell in looks:
@@ -87,8 +86,8 @@ def draw_symptoms(found: Mapping[str, Symptoms]) -> Picture:
              title="A. Activations inside the MLPs")
     size.set(xlabel="block", ylabel="parameters (thousands)", xticks=blocks, ylim=(0, None),
              title="B. Size of the blocks")
-    active.legend(fontsize=8.5)
-    size.legend(fontsize=8.5)
+    active.legend()
+    size.legend()
     return finish(figure, "Three tests of a healthy model and the patient. Between blocks, weights "
                           "of the last token differ by up to " + " and ".join(
                               f"{spread:.2f} ({name})" for name, spread in

@@ -44,13 +44,13 @@ def draw_gating(up: Sequence[float] = (-1.0, 0.5, 2.0)) -> Picture:
 
 def draw_scales(scales: Mapping[str, Sequence[float]], title: str, top: float = 100.0) -> Picture:
     """The scale of the residual stream after the embedding and after every block, up to `top`."""
-    figure, axes = canvas(3.2)
+    figure, axes = canvas(3.6)
     markers = ("o", "s", "x", "^")
     for (name, values), marker in zip(scales.items(), markers, strict=False):
         axes.plot(values, marker=marker, markersize=6, label=name)
     axes.set(yscale="log", xlabel="blocks passed (0: the embedding)", ylabel="rms of the stream",
              title=title, ylim=(None, top))
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2)
     ends = {name: f"{values[-1]:.3g}" if values[-1] < top else f"over {top:g}"
             for name, values in scales.items()}
     ends |= {name: "too large for float32" for name, values in scales.items()
@@ -79,9 +79,9 @@ def draw_histograms(rows: Mapping[str, Sequence[Tensor]], label: str, title: str
             else:
                 cell.plot([], [], color=CYCLE[block % len(CYCLE)], label=f"block {block}: all 0")
         cell.set(xlabel=f"log10 of |{label}|", title=name)
-        cell.legend(fontsize=8, handlelength=1)
+        cell.legend(handlelength=1)
     axes[0][0].set_ylabel("share (%)")
-    figure.suptitle(title, fontsize=10.5)
+    figure.suptitle(title)
     medians = {name: [10 ** float(np.median(v)) if v.size else 0.0 for v in row]
                for name, row in zip(rows, values, strict=True)}
     return finish(figure, "; ".join(f"{name}: median {m[0]:.1e} in the first block, {m[-1]:.1e} in "
@@ -120,7 +120,7 @@ def draw_gradients(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Pictu
         cell.set(yscale="log", xlabel="block", title=name, ylim=(DEAD / 4, 1),
                  xticks=range(len(values)))
     axes[0][0].set_ylabel("rms of the gradient")
-    axes[0][-1].legend(fontsize=8.5)
+    axes[0][-1].legend()
     return finish(figure, f"Gradients by block. {dead} matrices have a gradient of exactly zero.")
 
 

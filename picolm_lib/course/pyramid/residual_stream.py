@@ -71,7 +71,7 @@ def draw_stream(blocks: int = 12, std: float = 0.05, gain: float = 1.0,
               ylabel="cosine with the embedding", title="What is left of the token itself")
     for cell in (left, right):
         cell.set_xticks(range(0, max(blocks, 12) + 1, 2 if blocks <= 12 else 4))
-    left.legend(loc="lower right", fontsize=8.5)
+    left.legend(loc="lower right")
     end = (f"the stream has the scale {found.scale[-1]:.3g}, and its cosine with the embedding is "
            f"{found.similarity[-1]:.2f}" if math.isfinite(found.scale[-1])
            else "the stream is too large for float32")

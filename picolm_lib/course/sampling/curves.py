@@ -58,10 +58,8 @@ def draw_meter(temperatures: Sequence[float], among: Sequence[Mapping[str, float
         cell.set(title=LABELS[kind], ylim=(0, 106))
     for cell in axes[-1]:
         cell.set_xlabel("temperature")
-    for row in axes:
-        row[0].set_ylabel("probability of the truth (%)", fontsize=8)
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4,
-                  fontsize=9)
+    figure.supylabel("probability of the truth (%)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     first, last = among[0]["all"], among[-1]["all"]
     return finish(figure, f"The truth has {first:.0%} among the candidates at temperature "
                           f"{temperatures[0]:g} and {last:.0%} at {temperatures[-1]:g}; among all "
@@ -114,7 +112,6 @@ def draw_settings(results: Mapping[str, Mapping[str, Sequence[float]]]) -> Pictu
             right = left + 4
         room = 0.1 * (right - left)
         cell.set(title=measure, xlabel="%", xlim=(left - room, right + room))
-        cell.title.set_fontsize(9)
     axes[0].set_yticks(range(len(names)), names, color=INK)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     best = {measure: max((_spread(results[name][measure])[1], name) for name in names)

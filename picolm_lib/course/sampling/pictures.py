@@ -5,21 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from picolm_lib.course.plots import (
-    BLUE,
-    GREEN,
-    INK,
-    ORANGE,
-    RED,
-    WIDTH,
-    Picture,
-    canvas,
-    finish,
-    plain,
-)
+from picolm_lib.course.boxes import Boxes, token_boxes
+from picolm_lib.course.plots import BLUE, CARD, GREEN, INK, ORANGE, RED, Picture, canvas, finish
 from picolm_lib.course.sampling.probabilities import Choice
 
 GRAY = "#C4C4C4"
@@ -30,8 +19,6 @@ SURPRISE = ((0.9, "#FFFFFF", "over 90%"), (0.5, "#FDF0D5", "50 to 90%"),
             (0.0, "#E57E3D", "under 5%"))
 CUT_COLORS = (BLUE, RED, GREEN)
 GIVEN = "#E4E4E4"  # behind the prompt
-# Width of a character of DejaVu Sans Mono, in font sizes.
-MONOSPACE_ADVANCE = 0.602
 
 
 def label(piece: str) -> str:
@@ -49,10 +36,10 @@ def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
     # Sums leave a little by rounding.
     after = [value if value > 1e-6 else 0.0 for value in after]
     names.append(f"{others:,} others")
-    figure, axes = canvas(3.4)
+    figure, axes = canvas(4.2)
     # Fixed margins: faster than computing a layout, and nothing jumps when a slider moves.
     figure.set_layout_engine("none")
-    axes.set_position((0.155, 0.135, 0.835, 0.79))
+    axes.set_position((0.2, 0.2, 0.78, 0.73))
     rows = torch.arange(SHOWN + 1, device="cpu").float()
     place = (top == choice.drawn).nonzero().flatten().tolist() or [SHOWN]
     colors = [ORANGE if row == place[0] else BLUE for row in range(SHOWN + 1)]
@@ -63,21 +50,21 @@ def draw_choice(choice: Choice, decode: Callable[[list[int]], str]) -> Picture:
     for row, (value, kept) in enumerate(zip(before, after, strict=True)):
         text = f"{value:.1%} → {kept:.1%}" if kept else f"{value:.1%} → out"
         axes.text(max(value, kept) + 0.01 * right, row, text, verticalalignment="center",
-                  fontsize=8.5, color=INK if kept else "#777777")
-    axes.set_yticks(rows.tolist(), names, family="monospace", fontsize=9)
+                  color=INK if kept else "#777777")
+    axes.set_yticks(rows.tolist(), names, family="monospace")
     live = "survives" if choice.survivors == 1 else "survive"
-    axes.set(xlim=(0, 1.22 * right), ylim=(SHOWN + 0.6, -0.6))
+    axes.set(xlim=(0, 1.3 * right), ylim=(SHOWN + 0.6, -0.6))
     axes.set_title(f"{choice.survivors:,} of {len(choice.before):,} tokens {live}, with "
-                   f"{choice.mass:.1%} of the model's probability", fontsize=9.5)
+                   f"{choice.mass:.1%} of the probability")
     shown = [right * i / 5 for i in range(6)]
     axes.set_xticks(shown, [f"{tick:.0%}" for tick in shown])
     axes.grid(False)
     # Below the plot, since bars can reach any place in it.
-    for left, color, text in ((0.155, INK, "next-token probability"),
-                              (0.435, "#888888", "■ the model's own"),
-                              (0.62, BLUE, "■ after the filters"),
-                              (0.8, ORANGE, "■ drawn by the seed")):
-        figure.text(left, 0.015, text, color=color, fontsize=9)
+    axes.set_xlabel("next-token probability")
+    for left, color, text in ((0.1, "#777777", "■ the model's own"),
+                              (0.4, BLUE, "■ after the filters"),
+                              (0.7, ORANGE, "■ drawn by the seed")):
+        figure.text(left, 0.02, text, color=color)
     tokens = "token" if choice.survivors == 1 else "tokens"
     return finish(figure, f"{choice.survivors} {tokens} {live} with {choice.mass:.1%} of the "
                           f"probability; the seed draws {label(decode([choice.drawn]))}.")
@@ -90,54 +77,22 @@ def color_of(probability: float | None) -> str:
     return next(color for least, color, _ in SURPRISE if probability >= least)
 
 
-def layout(pieces: Sequence[str], columns: int) -> list[tuple[int, int, int, str]]:
-    """(row, column, token, text) of every token; lines break before a word that does not fit."""
-    cells, row, column = [], 0, 0
-    for number, piece in enumerate(pieces):
-        text = piece.replace("\n", "¶")
-        following = next((i for i, later in enumerate(pieces[number + 1:], number + 1)
-                          if later[:1] in (" ", "\n")), len(pieces))
-        word = text + ("".join(pieces[number + 1:following]) if piece[:1] == " " else "")
-        if column + len(word) > columns:
-            row, column = row + 1, 0
-        cells.append((row, column, number, text[:columns]))
-        column += len(text)
-        if piece.endswith("\n") and not "".join(pieces[number + 1:number + 2]).startswith("\n"):
-            row, column = row + 1, 0
-    return cells
-
-
 def draw_story(pieces: Sequence[str], probs: Sequence[float | None], title: str,
-               rows: int | None = None, columns: int = 84) -> Picture:
+               lines: int = 0) -> Boxes:
     """A text in which every token's color shows how likely the model considered it.
 
     Args:
         probs: the model's probability of every token, None for the prompt's tokens.
-        rows: height in lines, None to fit the text; longer text is cut off.
+        lines: see `token_boxes`.
     """
-    cells = layout(pieces, columns)
-    rows = rows or max(cell[0] for cell in cells) + 1
-    height = 0.72 + 0.225 * rows
-    figure, axes = canvas(height)
-    plain(axes).set(xlim=(0, columns), ylim=(rows + 1.3, 0), title=title)
-    size = 72 * (WIDTH - 0.1) / columns / MONOSPACE_ADVANCE
-    for row, column, number, text in cells:
-        if row < rows:
-            axes.add_patch(Rectangle((column, row + 0.05), len(text), 0.9, linewidth=0,
-                                     color=color_of(probs[number])))
-            axes.text(column, row + 0.5, text, family="monospace", fontsize=size, color=INK,
-                      verticalalignment="center")
     legend = [(GIVEN, "prompt")] if None in probs else []
     legend += [(color, text) for _, color, text in SURPRISE]
-    for number, (color, text) in enumerate(legend):
-        axes.add_patch(Rectangle((14 * number, rows + 0.55), 2, 0.7, facecolor=color,
-                                 edgecolor="#999999", linewidth=0.6))
-        axes.text(14 * number + 2.5, rows + 0.9, text, fontsize=8.5, verticalalignment="center",
-                  color="#555555")
     known = [prob for prob in probs if prob is not None]
     rare = sum(prob < 0.2 for prob in known)
-    return finish(figure, f"A story of {len(known)} new tokens; the model gave {rare} of them less "
-                          f"than 20%: {''.join(pieces)[:60]!r} and so on.")
+    return token_boxes(
+        pieces, title, f"A story of {len(known)} new tokens; the model gave {rare} of them less "
+                       f"than 20%: {''.join(pieces)[:60]!r} and so on.",
+        [color_of(prob) for prob in probs], legend, lines=lines)
 
 
 def draw_temperatures(logits: Tensor, temperatures: Sequence[float], decode: Callable,
@@ -155,11 +110,11 @@ def draw_temperatures(logits: Tensor, temperatures: Sequence[float], decode: Cal
         rest = 100 - shown.sum().item()
         cell.barh(range(10), shown.tolist(), color=BLUE, height=0.7)
         cell.barh([10], [rest], color=GRAY, height=0.7)
-        cell.text(min(rest, 74) + 2, 10, f"{rest:.1f}%", fontsize=8.5, verticalalignment="center")
+        cell.text(min(rest, 74) + 2, 10, f"{rest:.1f}%", verticalalignment="center")
         cell.set(title=f"T = {temperature:g}", xlabel="probability (%)", xlim=(0, 100))
         cell.grid(False)
     names = [label(decode([i])) for i in top.tolist()] + ["all others"]
-    axes[0].set_yticks(range(11), names, family="monospace", fontsize=9)
+    axes[0].set_yticks(range(11), names, family="monospace")
     axes[0].set_ylim(10.6, -0.6)
     first = [(logits[0] / t).softmax(-1).max().item() for t in temperatures]
     return finish(figure, "The likeliest token's probability is " + ", ".join(
@@ -186,7 +141,8 @@ def draw_cuts(rows: dict[str, Tensor], cuts: dict[str, Callable[[Tensor], Tensor
             end, height = min(count, most) + 0.5 + 0.2 * number, 60 / 2.6 ** number
             cell.axvline(end, color=color, linewidth=1.5)
             cell.text(0.98 * most, height, f"{filter_name} keeps {count:,}", color=color,
-                      fontsize=9, verticalalignment="center", horizontalalignment="right")
+                      verticalalignment="center", horizontalalignment="right",
+                      bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1})
         cell.set(yscale="log", ylim=(1e-3, 150), xlim=(0.5, most + 0.5), title=name,
                  xlabel="token, from likely to unlikely (rank)")
     axes[0].set_ylabel("probability (%)")

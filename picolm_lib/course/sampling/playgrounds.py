@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from picolm_lib.course.boxes import Boxes
 from picolm_lib.course.plots import Picture
 from picolm_lib.course.sampling.pictures import draw_choice, draw_story
 from picolm_lib.course.sampling.probabilities import (
@@ -23,7 +24,7 @@ from picolm_lib.model.picolm import PicoLM
 from picolm_lib.sampling import SampleConfig, generate, prompt_ids
 
 TEXT_TOKENS = 56
-ROWS = 7
+LINES = 7
 
 
 class Sampler:
@@ -54,23 +55,23 @@ class Sampler:
         return draw_choice(self.choice(seed, **settings),
                            partial(decode, self.tokenizer, skip_special_tokens=False))
 
-    def draw_text(self, seed: int = 0, **settings: Any) -> Picture:
+    def draw_text(self, seed: int = 0, **settings: Any) -> Boxes:
         """The text of the seed; each token's color is the model's own probability."""
         return draw_continuation(self.model, self.tokenizer, self.ids, self.write(seed, **settings),
-                                 f"The same prompt, continued with seed {seed}", rows=ROWS)
+                                 f"The same prompt, continued with seed {seed}", lines=LINES)
 
 
 def draw_continuation(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: list[int],
-                      new: list[int], title: str, rows: int | None = None) -> Picture:
+                      new: list[int], title: str, lines: int = 0) -> Boxes:
     """A prompt and its new tokens, each new one in the color of the model's own probability."""
     known = token_probabilities(model, prompt + new)[-len(new):]
     pieces = [" <end>" if i == tokenizer.eos_token_id else decode(tokenizer, [i], False)
               for i in prompt[1:] + new]
-    return draw_story(pieces, [*[None] * (len(prompt) - 1), *known], title, rows)
+    return draw_story(pieces, [*[None] * (len(prompt) - 1), *known], title, lines)
 
 
 def colored_story(model: PicoLM, tokenizer: PreTrainedTokenizerFast, prompt: str,
-                  config: SampleConfig, seed: int = 0, most: int = 170) -> Picture:
+                  config: SampleConfig, seed: int = 0, most: int = 170) -> Boxes:
     """A story written with some settings, in the colors of the model's own probabilities."""
     ids = prompt_ids(model.config, tokenizer, prompt)
     config = replace(config, max_new_tokens=min(most, config.max_new_tokens))

@@ -12,15 +12,20 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-# The library writes each byte as a printable character, so that its files stay readable.
-# Printable bytes stand for themselves; the others get the characters from 256 on.
+# See byte_order.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 HIDDEN = [byte for byte in range(256) if byte not in PRINTABLE]
 BYTE_OF = {chr(byte): byte for byte in PRINTABLE} | {chr(256 + i): b for i, b in enumerate(HIDDEN)}
 
 
 def byte_order() -> list[int]:
-    """The 256 bytes in the order in which the library numbers them."""
+    """The 256 bytes in the order in which the library numbers them.
+
+    The library writes a vocabulary as text, one printable character per byte, and numbers the bytes
+    by these characters. The 188 bytes that are printable characters themselves come first; the
+    other 68, such as the space and the line break, borrow the characters from 256 on, so they come
+    last.
+    """
     return PRINTABLE + HIDDEN
 
 

@@ -1,4 +1,4 @@
-"""What notebook 01 fetches from the Hugging Face Hub, and what it does without a network."""
+"""What notebook 01 fetches from the Hugging Face Hub, and what it says without a network."""
 
 from __future__ import annotations
 
@@ -25,18 +25,23 @@ def tinystories(count: int, name: str = TINYSTORIES) -> list[str]:
     try:
         return list(islice(load_corpus(name).split("validation"), count))
     except PicoError as error:
-        print(f"note: {str(error).split('; use ')[0]}; use the Storybook, as the cells below do.")
+        print(f"note: {str(error).split('; use ')[0]}; the cells below use the Storybook, and "
+              "stored measurements of TinyStories.")
         return []
 
 
-def smollm(name: str = SMOLLM) -> PreTrainedTokenizerFast:
-    """The SmolLM tokenizer of 49,152 tokens, or the bundled one where the Hub cannot be reached.
+def smollm(name: str = SMOLLM) -> PreTrainedTokenizerFast | None:
+    """The SmolLM tokenizer of 49,152 tokens.
 
     Args:
         name: a tokenizer's id on the Hub, or a local folder.
+
+    Returns:
+        The tokenizer; None where the Hub cannot be reached, and one printed line says so.
     """
     try:
         return load_tokenizer(name)
     except PicoError as error:
-        print(f"note: {error} Until then, the bundled tokenizer is used instead.")
-        return load_tokenizer()
+        print(f"note: {str(error).split('; use ')[0]}; the cells below show the stored "
+              "measurement of it.")
+        return None
