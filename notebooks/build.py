@@ -16,6 +16,7 @@ import base64
 import os
 import re
 import sys
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -45,6 +46,7 @@ if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
 from picolm_lib.course.start import start
 
 start(seed=0{more})'''
+PNG = re.compile(r'src="data:image/png;base64,([^"]+)"')
 ADDRESS = re.compile(r"github\.com/([\w.-]+/[\w.-]+?)(?=\.git|[/\")\s`]|$)")
 
 
@@ -115,10 +117,12 @@ def render(source: Path) -> NotebookNode:
 def execute(notebook: NotebookNode) -> None:
     """Runs all cells in place. Live sliders are removed from the outputs; their pictures stay."""
     os.environ.setdefault("PICOLM_PRESET", "nano")
-    client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3",
-                            resources={"metadata": {"path": str(FOLDER)}}, record_timing=False,
-                            store_widget_state=False, extra_arguments=["--log-level=ERROR"])
-    client.execute()
+    # An empty folder, as a learner's is: no runs and no my_picolm.py of an earlier time.
+    with tempfile.TemporaryDirectory(prefix="picolm-build") as folder:
+        client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3",
+                                resources={"metadata": {"path": folder}}, record_timing=False,
+                                store_widget_state=False, extra_arguments=["--log-level=ERROR"])
+        client.execute()
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = LANGUAGE
     for cell in notebook.cells:
@@ -162,13 +166,16 @@ def build(source: Path, keep_outputs: bool) -> None:
 
 
 def cover(notebook: NotebookNode, source: Path) -> None:
-    """Saves the picture of the cell with the tag "cover"."""
+    """Saves the first picture of the cell with the tag "cover"."""
     for cell in notebook.cells:
         if "cover" in cell.metadata.get("tags", []):
-            pictures = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
+            html = "".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
+            pictures = PNG.findall(html)
+            if not pictures:
+                sys.exit(f"error: {source.stem}: the cell with the tag cover shows no picture.")
             (FOLDER / "pictures").mkdir(exist_ok=True)
             (FOLDER / "pictures" / f"{source.stem}.png").write_bytes(
-                base64.b64decode(pictures[0]["image/png"]))
+                base64.b64decode(pictures[0]))
 
 
 def relink(text: str) -> str:

@@ -625,7 +625,7 @@ def rotate(x, cos, sin):
     raise NotImplementedError  # your code
 
 
-checks.rotate(rotate)
+rotate = checks.rotate(rotate)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -662,7 +662,7 @@ def expand_kv(kv, n_heads):
     raise NotImplementedError  # your code
 
 
-checks.expand_kv(expand_kv)
+expand_kv = checks.expand_kv(expand_kv)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -700,7 +700,7 @@ def causal_mask(length, total):
     raise NotImplementedError  # your code
 
 
-checks.causal_mask(causal_mask)
+causal_mask = checks.causal_mask(causal_mask)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>

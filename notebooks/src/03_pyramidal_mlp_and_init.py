@@ -670,7 +670,7 @@ def widths(d_model, n_layers, ratio_first, ratio_last, multiple_of):
     raise NotImplementedError  # your code
 
 
-checks.pyramid(widths)
+widths = checks.pyramid(widths)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -711,7 +711,7 @@ def rms_norm(x, gain, eps):
     raise NotImplementedError  # your code
 
 
-checks.rms_norm(rms_norm)
+rms_norm = checks.rms_norm(rms_norm)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -745,7 +745,7 @@ def swiglu(x, gate, up, down):
     raise NotImplementedError  # your code
 
 
-checks.swiglu(swiglu)
+swiglu = checks.swiglu(swiglu)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>

@@ -585,7 +585,7 @@ def newton_schulz_of(matrix, steps):
     raise NotImplementedError  # your code
 
 
-checks.newton_schulz(newton_schulz_of)
+newton_schulz_of = checks.newton_schulz(newton_schulz_of)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -627,7 +627,7 @@ def nesterov(momentum, gradient, keep):
     raise NotImplementedError  # your code
 
 
-checks.nesterov(nesterov)
+nesterov = checks.nesterov(nesterov)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -663,7 +663,7 @@ def sort_parameters(shapes):
     raise NotImplementedError  # your code
 
 
-checks.sort_parameters(sort_parameters)
+sort_parameters = checks.sort_parameters(sort_parameters)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>

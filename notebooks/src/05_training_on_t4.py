@@ -56,7 +56,7 @@ PRESET = preset_name(MODEL)
 # you decline, everything works, but your run lives only as long as Colab's machine.
 
 # %%
-from picolm_lib.course.training import drive
+from picolm_lib.course import drive
 
 kept = drive.connect(SAVE_TO_DRIVE)
 
@@ -807,7 +807,7 @@ def schedule(done, warmup, decay):
     raise NotImplementedError  # your code
 
 
-checks.schedule(schedule)
+schedule = checks.schedule(schedule)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -846,7 +846,7 @@ def clip(gradients, limit):
     raise NotImplementedError  # your code
 
 
-checks.clip(clip)
+clip = checks.clip(clip)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -885,7 +885,7 @@ def chunked_loss(x, weight, targets, chunk):
     raise NotImplementedError  # your code
 
 
-checks.chunked_loss(chunked_loss)
+chunked_loss = checks.chunked_loss(chunked_loss)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>

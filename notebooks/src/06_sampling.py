@@ -630,7 +630,7 @@ def min_p(logits, p):
     raise NotImplementedError  # your code
 
 
-checks.min_p(min_p)
+min_p = checks.min_p(min_p)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -666,7 +666,7 @@ def top_p(logits, p):
     raise NotImplementedError  # your code
 
 
-checks.top_p(top_p)
+top_p = checks.top_p(top_p)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -705,7 +705,7 @@ def repetition_penalty(logits, seen, penalty):
     raise NotImplementedError  # your code
 
 
-checks.repetition_penalty(repetition_penalty)
+repetition_penalty = checks.repetition_penalty(repetition_penalty)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
