@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 
+import answers_tokens
 import build
 import pytest
 import torch
@@ -77,6 +78,18 @@ def test_a_wrong_answer_is_told_its_mistake(folder, exercise, answer, phrase):
 @pytest.mark.parametrize("where", RIGHT, ids="-".join)
 def test_another_right_answer_passes(where):
     verdict = getattr(checks(where[0]), where[1]).verdict(RIGHT[where])
+    assert verdict.passed, verdict.message
+
+
+@pytest.mark.parametrize(("name", "phrase", "code"), answers_tokens.WRONG)
+def test_a_learners_wrong_answer_is_told_its_mistake(name, phrase, code):
+    verdict = getattr(checks("tokens"), name).verdict(define(code, name.removeprefix("quick_")))
+    assert not verdict.passed and phrase in verdict.message, verdict.message
+
+
+@pytest.mark.parametrize(("name", "code"), answers_tokens.RIGHT)
+def test_a_learners_right_answer_passes(name, code):
+    verdict = getattr(checks("tokens"), name).verdict(define(code, name.removeprefix("quick_")))
     assert verdict.passed, verdict.message
 
 

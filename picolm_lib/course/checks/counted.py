@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView
 from typing import Any
 
 
@@ -30,7 +31,8 @@ class Counted(dict):
         return super().__iter__()
 
     def keys(self) -> Any:
-        return self
+        # It looks up in this dictionary, as the built-in one would not.
+        return KeysView(self)
 
     def items(self) -> Any:
         self._count(len(self))

@@ -108,46 +108,44 @@ class Exercise:
             wrong = next((IN_PLACE for out in outcomes if out.changed), None)
             wrong = wrong or (self.also(answer) if self.also else None)
             return _no(wrong) if wrong else Verdict(True, self.praise)
+        sentence, place = self._diagnosis(answer, outcomes, wanted, fits)
+        return _no("\n".join([sentence, *self._evidence(name, outcomes[place], wanted[place])]))
+
+    def _diagnosis(self, answer: Callable, outcomes: list[Outcome], wanted: list,
+                   fits: list[bool]) -> tuple[str, int]:
+        """The likely mistake, and the number of the call that shows it."""
         first = fits.index(False)
-        arguments = outcomes[first].arguments
-        sentence = (slip(answer, arguments) or self._named(outcomes)
-                    or early_return(answer) or self._general(outcomes, wanted, fits)
-                    or structure(answer, wanted[first])
-                    or relation(outcomes, wanted, fits) or OTHER)
-        return _no("\n".join([sentence, *self._evidence(name, outcomes[first], wanted[first])]))
+        values = [i for i, out in enumerate(outcomes) if not fits[i] and not out.error]
+        if sentence := slip(answer, outcomes[first].arguments) or self._named(outcomes):
+            return sentence, first
+        if len(values) > 1 and (sentence := self._named(outcomes, skip_errors=True)):
+            return sentence, values[0]
+        if sentence := early_return(answer):
+            return sentence, first
+        for place, (out, right) in enumerate(zip(outcomes, wanted, strict=True)):
+            if not fits[place] and (sentence := _general(out, right, outcomes)):
+                return sentence, place
+        if any(out.changed for out in outcomes):
+            return IN_PLACE, first
+        sentence = structure(answer, wanted[first]) or relation(outcomes, wanted, fits)
+        return sentence or OTHER, first
 
     def _is_right(self, outcome: Outcome, wanted: Any) -> bool:
         if self.equal is not None and kind_error(outcome.value, wanted) is None:
             return self.equal(outcome.value, wanted, outcome.arguments)
         return same(outcome.value, wanted) and kind_error(outcome.value, wanted) is None
 
-    def _named(self, outcomes: list[Outcome]) -> str | None:
-        """The known mistake that returns the same in every call."""
-        for message, mistake in self.mistakes.items():
-            if all(_alike(out, call(mistake, arguments))
-                   for out, arguments in zip(outcomes, self.cases(), strict=True)):
-                return message
-        return None
+    def _named(self, outcomes: list[Outcome], skip_errors: bool = False) -> str | None:
+        """The known mistake that returns the same in every call.
 
-    def _general(self, outcomes: list[Outcome], wanted: list, fits: list[bool]) -> str | None:
-        """An error, a wrong kind of value, a changed input."""
-        wrong = [(out, right) for out, right, fit in zip(outcomes, wanted, fits, strict=True)
-                 if not fit]
-        for out, right in wrong:
-            if out.unwritten:
-                return "a part of your function still raises NotImplementedError, or returns `...`."
-            if out.error:
-                return out.error
-            if error := kind_error(out.value, right):
-                if out.value is None and out.printed:
-                    error += " It prints instead, and a caller cannot use what is printed."
-                elif out.value is None and not all(o.value is None for o in outcomes):
-                    error = ("one way through your function ends without a `return`, so it returns "
-                             "nothing (None) there.")
-                return error
-        if any(out.changed for out in outcomes):
-            return IN_PLACE
-        return None
+        Args:
+            skip_errors: leave out the calls in which the learner's function stopped.
+        """
+        pairs = [(out, arguments) for out, arguments in zip(outcomes, self.cases(), strict=True)
+                 if not (skip_errors and out.error)]
+        return next((message for message, mistake in self.mistakes.items()
+                     if all(_alike(out, call(mistake, arguments)) for out, arguments in pairs)),
+                    None)
 
     def _evidence(self, name: str, out: Outcome, wanted: Any) -> list[str]:
         """The first call that went wrong, what was expected, what came, where they differ."""
@@ -172,3 +170,18 @@ def _alike(given: Outcome, mistake: Outcome) -> bool:
     if given.error or mistake.error:
         return bool(given.error) == bool(mistake.error)
     return same(given.value, mistake.value)
+
+
+def _general(out: Outcome, wanted: Any, outcomes: list[Outcome]) -> str | None:
+    """An error, or a wrong kind of value, in one wrong call."""
+    if out.unwritten:
+        return "a part of your function still raises NotImplementedError, or returns `...`."
+    if out.error:
+        return out.error
+    error = kind_error(out.value, wanted)
+    if out.value is None and out.printed:
+        return f"{error} It prints instead, and a caller cannot use what is printed."
+    if out.value is None and not all(other.value is None for other in outcomes):
+        return ("one way through your function ends without a `return`, so it returns nothing "
+                "(None) there.")
+    return error

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from picolm_lib.course.checks.calls import source_tree
+from picolm_lib.course.checks.sources import source_tree
 
 # Functions that are called for what they do.
 DOING = {"print", "setattr", "exec", "next", "exit", "quit", "input"}
@@ -27,7 +27,7 @@ def slip(answer: Callable, arguments: tuple) -> str | None:
     if tree is None:
         return None
     values = dict(zip(inspect.signature(answer).parameters, arguments, strict=False))
-    return _thrown_away(tree, answer.__name__) or _keys_only(tree, values)
+    return _thrown_away(tree, answer.__name__) or _keys_only(tree, values) or _identity(tree)
 
 
 def structure(answer: Callable, wanted: Any) -> str | None:
@@ -36,7 +36,7 @@ def structure(answer: Callable, wanted: Any) -> str | None:
     if tree is None:
         return None
     return (_unused(tree, list(inspect.signature(answer).parameters))
-            or _whole_division(tree, wanted) or _rounded(tree))
+            or _whole_division(tree, wanted) or _rounded(tree) or _random(tree))
 
 
 def _loops(tree: ast.AST) -> Iterator[ast.For | ast.While]:
@@ -48,7 +48,7 @@ def early_return(answer: Callable) -> str | None:
     tree = source_tree(answer)
     for loop in _loops(tree) if tree else ():
         if isinstance(loop.body[-1], ast.Return) and not any(
-                isinstance(node, (ast.Continue, ast.Break)) for node in ast.walk(loop)):
+                isinstance(node, ast.Continue) for node in ast.walk(loop)):
             return ("the `return` stands within the loop, so the loop ends after its first round. "
                     "Move it out: as far to the left as the line that begins the loop.")
     return None
@@ -56,18 +56,24 @@ def early_return(answer: Callable) -> str | None:
 
 def _thrown_away(tree: ast.FunctionDef, name: str) -> str | None:
     """A call whose result is not kept."""
+    returns = any(isinstance(node, ast.Return) and node.value for node in ast.walk(tree))
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
             continue
-        called = node.value.func
+        called, text = node.value.func, ast.unparse(node.value)
+        if node is tree.body[-1] and not returns:
+            # It is the result itself.
+            if not (isinstance(called, ast.Name) and called.id in DOING):
+                return f"your function returns nothing (None): put `return` before `{text}`."
+            continue
         if isinstance(called, ast.Name) and called.id not in DOING:
             if called.id == name:
                 return ("your function calls itself, and the result of that call is thrown away: "
-                        f"`return {ast.unparse(node.value)}`.")
-            return (f"the result of `{ast.unparse(node.value)}` is thrown away: nothing is changed "
+                        f"`return {text}`.")
+            return (f"the result of `{text}` is thrown away: nothing is changed "
                     "in place, so write its result into a variable.")
         if isinstance(called, ast.Attribute) and called.attr in PURE:
-            return (f"the result of `{ast.unparse(node.value)}` is thrown away: `{called.attr}` "
+            return (f"the result of `{text}` is thrown away: `{called.attr}` "
                     "makes a new value, so write it into a variable.")
     return None
 
@@ -106,4 +112,24 @@ def _rounded(tree: ast.FunctionDef) -> str | None:
                 node.func.id == "round"):
             return ("the result is rounded with `round`. Return it as it is, and round only where "
                     "it is shown.")
+    return None
+
+
+def _identity(tree: ast.FunctionDef) -> str | None:
+    """`is` between values."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare) and any(isinstance(op, (ast.Is, ast.IsNot))
+                                                 for op in node.ops):
+            sides = (node.left, *node.comparators)
+            if not any(isinstance(side, ast.Constant) for side in sides):
+                return (f"`{ast.unparse(node)}` asks whether both are the same object in memory, "
+                        "which equal values need not be. Compare with `==`.")
+    return None
+
+
+def _random(tree: ast.FunctionDef) -> str | None:
+    for node in ast.walk(tree):
+        name = getattr(node, "attr", getattr(node, "id", ""))
+        if name in ("randint", "randperm", "rand", "randn", "shuffle", "random", "sample"):
+            return f"your function draws random numbers (`{name}`), and nothing here is random."
     return None

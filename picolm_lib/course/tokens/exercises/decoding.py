@@ -91,7 +91,8 @@ decode = Exercise(
         "sign.": decode_whole(lambda data: data.decode(errors="surrogateescape")),
         "there is a question mark where the replacement sign should be.":
             decode_whole(lambda data: data.decode(errors="replace").replace("\ufffd", "?")),
-        "your text ends where the first bytes are no character. What follows them counts, too.":
+        "bytes that are no character are cut off, and what follows them, too. Show the replacement "
+        "sign in their place: errors=\"replace\".":
             decode_whole(until_error),
         "you read each byte as a character (latin-1 or chr). In UTF-8, é is two bytes.":
             decode_whole(lambda data: data.decode("latin-1")),

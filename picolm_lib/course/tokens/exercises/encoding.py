@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 
 from picolm_lib.course.checks import Exercise
 from picolm_lib.course.checks.counted import Counted
@@ -13,6 +14,7 @@ from picolm_lib.course.tokens.exercises.encoding_mistakes import (
     encode_first_entry,
     encode_forgets,
     encode_frequent,
+    encode_frequent_smallest,
     encode_latest,
     encode_leftmost,
     encode_longest,
@@ -52,7 +54,7 @@ WORDS: list[list[int]] = [[1, 3], [4, 1, 3, 2], [1, 3, 1, 3], [1, 2, 2], [3, 1, 
                           [1, 3, 6, 2, 2, 6, 1, 1, 6, 5, 5, 6, 7, 8, 6, 4, 3, 6, 9, 9]]
 ENCODING: dict[str, Callable] = {
     "you made one merge and stopped. Its result can take part in the next one: continue until no "
-    "merge fits.": encode_once,
+    "merge fits. If you have a loop, does each round begin afresh?": encode_once,
     "you took the leftmost pair that is in the table. The order of learning decides: the merge "
     "that was learned first comes first, wherever its pair stands.": encode_leftmost,
     "you went through the word once, from left to right, and merged what came. The order of "
@@ -73,7 +75,8 @@ ENCODING: dict[str, Callable] = {
         encode_first_entry,
     "only the first occurrence of each pair is merged.": encode_with(merge_first_only),
     "your function returns its input as it was. Perhaps the result of `merge` is not kept, as in "
-    "`ids = merge(ids, pair, new)`, or its arguments are in another order.":
+    "`ids = merge(ids, pair, new)`, or its arguments are in another order; `items()` gives first "
+    "the pair and then the new id.":
         lambda ids, merges: list(ids),
     "you stop at the first merge that does not occur in the word. Skip it, and go on.":
         encode_until_absent,
@@ -87,6 +90,12 @@ ENCODING: dict[str, Callable] = {
     "not the place.": encode_passes,
     "you took the pair that is most frequent in this word. What counts is which merge was learned "
     "first.": encode_frequent,
+    "you took the pair that is most frequent in this word, and of equal ones the smallest. What "
+    "counts is which merge was learned first.": encode_frequent_smallest,
+    "you stop looking at the first pair that is not in the table. Go on with the next pair.":
+        encode_looks_at(lambda pairs: list(takewhile(MERGES.__contains__, pairs))),
+    "you added 6 to the ids. They are token ids already.":
+        lambda ids, merges: encode_rightly([i + 6 for i in ids], merges),
     "you stop after three merges. Go on until no merge fits.": encode_rounds(3),
     "you stop after four merges. Go on until no merge fits.": encode_rounds(4),
     "you stop after five merges. Go on until no merge fits.": encode_rounds(5),

@@ -156,6 +156,15 @@ def encode_frequent(ids: Ids, merges: Merges) -> Ids:
     return ids
 
 
+def encode_frequent_smallest(ids: Ids, merges: Merges) -> Ids:
+    """The most frequent pair of the word first, and of equal ones the smallest."""
+    ids = list(ids)
+    while found := [p for p in pairwise(ids) if p in merges]:
+        pair = min(found, key=lambda p: (-found.count(p), p))
+        ids = merge(ids, pair, merges[pair])
+    return ids
+
+
 def encode_rounds(most: int) -> Callable:
     """At most so many rounds."""
     def encode_word(ids: Ids, merges: Merges) -> Ids:

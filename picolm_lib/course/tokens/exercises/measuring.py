@@ -113,6 +113,10 @@ bits_per_byte = Exercise(
             b * len(v) for b, v in zip(per_document(x, t), x, strict=True)) / tokens(x),
         "you took the largest of the documents' results. Add up all bits and all bytes.":
             lambda x, t: max(per_document(x, t)),
+        "the first loss of each document is left out.":
+            lambda x, t: bits([v[1:] for v in x], t),
+        "the last loss of each document is left out.":
+            lambda x, t: bits([v[:-1] for v in x], t),
         "you left out the last document.": lambda x, t: bits(x[:-1], t[:-1]) if t[1:] else 0.0,
         "you counted the bytes of the first text only.":
             lambda x, t: bits(x, t) * size(t) / size(t[:1]),
@@ -134,7 +138,8 @@ bits_per_byte = Exercise(
             lambda x, t: bits(x, t) * size(t),
         "you divided by the number of documents, not by their bytes.":
             lambda x, t: bits(x, t) * size(t) / len(t),
-        "you divided by the bytes and by the number of documents. Only by the bytes.":
+        "the bytes are counted once for each document, perhaps in a loop within a loop, or you "
+        "divided by the number of documents as well.":
             lambda x, t: bits(x, t) / len(t),
         "you return one number per document. Add up all bits and all bytes, and divide then.":
             per_document,

@@ -138,7 +138,8 @@ merge = Exercise(
                    ([2, 1, 2, 1], (1, 2), 9), ([1, 1, 1], (1, 1), 9), ([1, 1, 1, 1, 5], (1, 1), 9),
                    ([1, 3, 2], (1, 2), 9), ([4, 1, 2, 1, 5, 2, 1], (1, 2), 9),
                    ([11, 2, 3], (1, 2), 9), ([1, 25], (1, 2), 9), ([7, 1, 2], (7, 1), 8),
-                   ([300, 7, 8, 300, 7], (300, 7), 301), ([1, 1, 2], (1, 2), 9),
+                   ([int(text) for text in ["300", "7", "8", "300", "7"]], (300, 7), 301),
+                   ([1, 1, 2], (1, 2), 9),
                    ([7], (1, 2), 9), ([], (1, 2), 9)],
     praise="Right: from left to right, and a token that was just merged takes no part again.",
     mistakes={
@@ -202,6 +203,9 @@ merge = Exercise(
         "where the pair does not occur, your function gives another answer than the list itself.":
             lambda ids, pair, new: merge_rightly(ids, pair, new) if new in merge_rightly(
                 ids, pair, new) else [],
+        "the new token stands at both places of the pair. Two tokens become one.":
+            lambda ids, pair, new: [t for token in merge_rightly(ids, pair, new)
+                                    for t in ([new, new] if token == new else [token])],
         "you returned only the new tokens. The others stay.":
             lambda ids, pair, new: [t for t in merge_rightly(ids, pair, new) if t == new],
     })

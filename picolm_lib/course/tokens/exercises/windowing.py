@@ -69,6 +69,14 @@ def padded(stream: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return cut(torch.cat((stream, more)), length)
 
 
+def padded_apart(stream: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets are filled up each by itself."""
+    count = -(-(len(stream) - 1) // length)
+    more = stream.new_zeros(count * length + 1 - len(stream))
+    return (torch.cat((stream[:-1], more)).view(count, length),
+            torch.cat((stream[1:], more)).view(count, length))
+
+
 def targets_cut_alone(stream: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Inputs from N // length windows, targets from (N - 1) // length."""
     count = len(stream) // length
@@ -156,6 +164,7 @@ windows = Exercise(
         "there are N // length windows of inputs, but (N - 1) // length of targets: both have the "
         "second number.": targets_cut_alone,
         "you filled up the last window with zeros. If it is too short, it is omitted.": padded,
+        "you filled up what is left over with zeros. It is omitted.": padded_apart,
         "you omitted the last window, though it has all of its targets: there are (N - 1) // "
         "length windows.": changed(lambda x, y: (x[:-1], y[:-1])),
         "you omitted the first window.": changed(lambda x, y: (x[1:], y[1:])),

@@ -1,0 +1,67 @@
+"""Where in a learner's function something went wrong: its tree, the line of an error, a loop."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import textwrap
+from collections.abc import Callable
+from types import FrameType
+
+
+def source_tree(answer: Callable) -> ast.FunctionDef | None:
+    """The syntax tree of a learner's function; None where its source is not known."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(answer)))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None
+    first = tree.body[0] if tree.body else None
+    return first if isinstance(first, ast.FunctionDef) else None
+
+
+def place_of(error: BaseException, answer: Callable) -> str:
+    """The learner's line in which an error arose, in brackets."""
+    found, step = "", error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        if step.tb_frame.f_globals is getattr(answer, "__globals__", None):
+            line = linecache.getline(code.co_filename, step.tb_lineno).strip()
+            found = f" (in the line `{line}`)" if line else ""
+        step = step.tb_next
+    return found
+
+
+def loop_of(frame: FrameType) -> str:
+    """What is known of the loop that never ends."""
+    line = frame.f_lineno - frame.f_code.co_firstlineno + 1
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(frame.f_code)))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return ". A loop never reaches its end."
+    around = [node for node in ast.walk(tree) if isinstance(node, (ast.For, ast.While))
+              and node.lineno <= line <= (node.end_lineno or line)]
+    # A `for` over a list ends, unless the list grows; so the likely one is a `while`.
+    loop = next((node for node in reversed(around) if isinstance(node, ast.While)),
+                around[-1] if around else None)
+    if loop is None:
+        return ". It goes on without end."
+    if isinstance(loop, ast.For):
+        head = f"for {ast.unparse(loop.target)} in {ast.unparse(loop.iter)}:"
+        return f", in the loop `{head}`. What it goes through grows while it runs."
+    head = f"while {ast.unparse(loop.test)}:"
+    names = sorted({node.id for node in ast.walk(loop.test) if isinstance(node, ast.Name)}
+                   - {"len", "any", "all", "max", "min", "sum", "tuple", "list", "set", "zip"})
+    stored = {node.id for part in loop.body for node in ast.walk(part)
+              if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    if not names:
+        return (f", in the loop `{head}`. Only a `break` or a `return` ends it, and none is "
+                "reached: look at the condition before it.")
+    if not stored & set(names):
+        return f", in the loop `{head}`. Nothing in the loop gives {_or(names)} another value."
+    return (f", in the loop `{head}`. There is a way through it that does not bring {_or(names)} "
+            "any closer to its end.")
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(f"`{name}`" for name in names)
