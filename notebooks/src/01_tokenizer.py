@@ -323,7 +323,7 @@ draw_merge_tree(bundled)
 # *What to see: at the bottom are the letters; each box above is a token that a merge made, with the number
 # of the merge, and a box always has a larger number than the two below it.*
 #
-# That last observation is the key to using a tokenizer.
+# So a new word can be cut in the same way: one only has to go through the merges in order.
 
 # %% [markdown]
 # ### You write it: encode_word (easy, 5 minutes)
@@ -543,7 +543,7 @@ assert len(cuts) > 1
 
 # %% tags=["nbval-check-output"]
 typed = "<|endoftext|>"
-print("the library's own call:", len(bundled(typed)["input_ids"]), "token, id", bundled.eos_token_id)
+print("the library's own call:", len(bundled(typed)["input_ids"]), "token, the end of text")
 print("encode:                ", len(encode(bundled, [typed])[0]), "tokens")
 
 # %% [markdown]
@@ -750,9 +750,10 @@ with torch.no_grad():
     losses = [F.cross_entropy(model(torch.tensor([ids[:-1]]))[0], torch.tensor(ids[1:]),
                               reduction="none") for ids in streams]
 mine = bits_per_byte(losses, short)
-joined = np.array([i for ids in streams for i in ids[:-1]] + [bundled.eos_token_id], dtype=np.uint16)
+joined = [i for ids in streams for i in ids[:-1]] + [bundled.eos_token_id]
 counts = TokenCounts(len(short), sum(len(text.encode()) for text in short), len(joined))
-scores = evaluate(model, TokenFile(joined, counts), choose_precision("cpu", "float32"))
+file = TokenFile(np.array(joined, dtype=np.uint16), counts)
+scores = evaluate(model, file, choose_precision("cpu", "float32"))
 print(f"yours: {mine:.3f} bits per byte; the library's, in windows: {scores.bits_per_byte:.3f}")
 assert abs(mine / scores.bits_per_byte - 1) < 0.25
 

@@ -111,11 +111,12 @@ EVERY_WAY = [("stream", NOBODYS), train(data=NOBODYS), train(tokenizer=NOBODYS)]
 def assert_unreachable(said: list) -> None:
     """The notebook's stream is empty and prints a note; a command ends with one line and code 2."""
     reason = (f"{NOBODYS!r} is no local file or folder, the Hugging Face Hub cannot be reached, "
-              "and there is no local copy of it; use")
+              "and there is no local copy of it;")
     assert [(outcome, errors or out) for outcome, out, errors in said] == [
-        ([], f"note: {reason} the Storybook, as the cells below do.\n"),
-        (2, f"error: {reason} --data storybook or a local file or folder.\n"),
-        (2, f"error: {reason} --tokenizer bundled or a local folder.\n")]
+        ([], f"note: {reason} the cells below use the Storybook, and stored measurements of "
+             "TinyStories.\n"),
+        (2, f"error: {reason} use --data storybook or a local file or folder.\n"),
+        (2, f"error: {reason} use --tokenizer bundled or a local folder.\n")]
 
 
 def test_names_on_the_hub_train_as_the_local_folders_do(hub, visit, shelf, tmp_path):

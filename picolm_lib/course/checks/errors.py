@@ -18,7 +18,13 @@ HINTS: list[tuple[type[BaseException], str, str]] = [
                                                    "puts tensors of any length end to end."),
     (RuntimeError, "invalid for input of size", "`view` needs exactly as many numbers as the shape "
                                                 "has places: cut off what is left over first."),
-    (RuntimeError, "must match", "The shapes do not fit together: print both."),
+    (RuntimeError, "must match", "Tensors of different shapes are combined. If their lengths may "
+                                 "differ, work on each by itself first."),
+    (LookupError, "unknown encoding", "The first argument of `decode` is the encoding; give others "
+                                      "by name, as in errors=\"replace\"."),
+    (TypeError, "must be bytes", "A number or a string stands where bytes are needed: look up the "
+                                 "bytes of the id first."),
+    (TypeError, "not int", "An id is a number: look up what it stands for first."),
     (RuntimeError, "cannot be converted to Scalar", "Several numbers are still there, where one is "
                                                     "needed."),
     (RuntimeError, "oolean value of Tensor", "An `if` or `and` needs one truth value, and these "

@@ -52,15 +52,18 @@ def loop_of(frame: FrameType) -> str:
     head = f"while {ast.unparse(loop.test)}:"
     names = sorted({node.id for node in ast.walk(loop.test) if isinstance(node, ast.Name)}
                    - {"len", "any", "all", "max", "min", "sum", "tuple", "list", "set", "zip"})
-    stored = {node.id for part in loop.body for node in ast.walk(part)
-              if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    stored = {name.id for part in loop.body for node in ast.walk(part)
+              if isinstance(node, (ast.Name, ast.Subscript, ast.Attribute)) and (
+                  isinstance(node.ctx, ast.Store) or isinstance(node, ast.Attribute))
+              for name in ast.walk(node) if isinstance(name, ast.Name)}
     if not names:
         return (f", in the loop `{head}`. Only a `break` or a `return` ends it, and none is "
-                "reached: look at the condition before it.")
+                "reached: look at the condition before it, and whether the loop changes what it "
+                "tests.")
     if not stored & set(names):
         return f", in the loop `{head}`. Nothing in the loop gives {_or(names)} another value."
-    return (f", in the loop `{head}`. There is a way through it that does not bring {_or(names)} "
-            "any closer to its end.")
+    return (f", in the loop `{head}`. At some point a round no longer changes {_or(names)}: each "
+            "round does the same as the one before.")
 
 
 def _or(names: list[str]) -> str:

@@ -87,38 +87,39 @@ def keep(name: str, answer: Callable) -> str:
     return f"Kept in {NAME}."
 
 
+def _written() -> Keeper | None:
+    """The keeper, with its files on the disk; None where that is not so, and a line says why."""
+    if _keeper is None:
+        print(f"{NAME} is there after the Settings cell has been run.")
+        return None
+    try:
+        _keeper.write(_keeper.read().text)
+    except (OSError, PicoError) as error:
+        print(f"{NAME} could not be written ({_local(error)}).")
+        return None
+    return _keeper
+
+
 def tell(prompt: str = "Once upon a time", **options: Any) -> None:
     """Lets my_picolm.py tell a story, in a process of its own, and prints it.
 
     Args:
         options: temperature, top_p, tokens, seed.
     """
-    if _keeper is None:
-        print(f"{NAME} tells a story after the Settings cell has been run.")
+    if (keeper := _written()) is None:
         return
-    try:
-        _keeper.write(_keeper.read().text)
-    except (OSError, PicoError) as error:
-        print(f"{NAME} could not be written ({_local(error)}).")
-        return
-    print(run_file(_keeper.path, prompt, **options))
-    if missing := unfinished_sentence(_keeper.read().yours):
+    print(run_file(keeper.path, prompt, **options))
+    if missing := unfinished_sentence(keeper.read().yours):
         print(missing)
 
 
 def offer() -> None:
     """Says where the file is and how to run it; a download, where Colab would take it back."""
-    if _keeper is None:
-        print(f"{NAME} is kept after the Settings cell has been run.")
+    if (keeper := _written()) is None:
         return
-    try:
-        _keeper.write(_keeper.read().text)
-    except (OSError, PicoError) as error:
-        print(f"{NAME} could not be written ({_local(error)}).")
-        return
-    print(f"{NAME} and {WEIGHTS} are {_keeper.where}. On any machine with Python, torch, "
+    print(f"{NAME} and {WEIGHTS} are {keeper.where}. On any machine with Python, torch, "
           f'tokenizers and safetensors:\n\n    python {NAME} "Once upon a time"')
-    if _keeper.where == LENT:
+    if keeper.where == LENT:
         button = ipywidgets.Button(description="Download both", icon="download")
         button.on_click(lambda _: download())
         display(button)

@@ -102,6 +102,10 @@ decode = Exercise(
             decode_whole(lambda data: data.decode("ascii", errors="ignore")),
         "you turned the bytes into a string with str(), which writes them down as b'...'. Use "
         "`.decode`.": decode_whole(str),
+        "you turned each token into a string with str(), which writes bytes down as b'...'. Join "
+        "the bytes, then `.decode`.": lambda ids, v: "".join(str(v[i]) for i in ids),
+        "you look up the places 0, 1, 2 and so on, not the ids: vocabulary[ids[i]].":
+            lambda ids, v: decode_rightly(list(range(len(ids))), v),
         "you put a space between the tokens. A space that belongs there is in the tokens already.":
             lambda ids, v: b" ".join(v[i] for i in ids).decode(errors="replace"),
         "you took away spaces or line breaks at the ends. They are part of the text.":

@@ -14,20 +14,21 @@ Merges = Mapping[Pair, int]
 
 def encode_quickly(ids: Ids, merges: Merges) -> Ids:
     """The right answer: looks up only pairs that are in the word."""
+    return encode_by(min, ids, merges)
+
+
+def encode_by(choose: Callable, ids: Ids, merges: Merges) -> Ids:
+    """Merges one pair of the word after the other; `choose` says which, by their new ids."""
     ids = list(ids)
     while found := [pair for pair in pairwise(ids) if pair in merges]:
-        first = min(found, key=lambda pair: merges[pair])
-        ids = merge(ids, first, merges[first])
+        pair = choose(found, key=lambda pair: merges[pair])
+        ids = merge(ids, pair, merges[pair])
     return ids
 
 
 def encode_latest(ids: Ids, merges: Merges) -> Ids:
     """The merge that was learned last comes first."""
-    ids = list(ids)
-    while found := [pair for pair in pairwise(ids) if pair in merges]:
-        last = max(found, key=lambda pair: merges[pair])
-        ids = merge(ids, last, merges[last])
-    return ids
+    return encode_by(max, ids, merges)
 
 
 def encode_once(ids: Ids, merges: Merges) -> Ids:
