@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from exercises import define
 
-from picolm_lib.course.checks import Exercise, Patients
+from picolm_lib.course.checks import Exercise, Patients, limits
 from picolm_lib.course.checks import calls as calling
 from picolm_lib.course.checks.counted import Counted
 from picolm_lib.course.checks.relations import relation
@@ -77,7 +79,8 @@ def test_a_wrong_answer_shows_the_call_what_was_expected_and_what_came():
     ("while numbers is not None:\n    times += 1", "does not end"),
     ("return double(numbers, times)", "calls itself without end"),
     ("return numbers[7]", "IndexError"), ("return numbers[7]", "in the line `return numbers[7]`"),
-    ("return missing", "NameError"), ("exit()", "SystemExit"),
+    ("return missing", "NameError"), ("exit()", "ends the whole notebook"),
+    ("raise SystemExit(3)", "SystemExit"), ("raise GeneratorExit", "GeneratorExit"),
     ("times + 1\nreturn numbers", "returns its input as it was"),
     ("return [0 * len(numbers) * times]", "answers the same, whatever it is given"),
     ("return [times * n for n in numbers][::-1]", "in reverse order"),
@@ -94,9 +97,55 @@ def test_what_is_no_function_and_what_takes_other_arguments():
 
 
 def test_an_except_does_not_hide_that_a_loop_never_ends():
-    body = "while True:\n    try:\n        times += 1\n    except Exception:\n        pass"
-    assert "does not end" in told(body)
-    assert calling.MOST_LINES < 10**6
+    body = "while True:\n    try:\n        times += 1\n    except {}:\n        pass"
+    assert "does not end" in told(body.format("Exception"))
+    for everything in ("", "BaseException"):
+        assert "catches everything" in told(body.format(everything))
+
+
+@pytest.mark.parametrize("code", [
+    "@torch.no_grad()\ndef double(numbers, times):\n    while times:\n        pass",
+    "class Double:\n    def __call__(self, numbers, times):\n        while times:\n"
+    "            pass\ndouble = Double()",
+    "import time\ndef double(numbers, times):\n    while times:\n        time.sleep(0.01)"])
+def test_a_loop_ends_where_lines_are_not_counted(code, monkeypatch):
+    monkeypatch.setattr(limits, "MOST_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "MOST_LINES", 10**9)
+    assert "end" in EXERCISE.verdict(define(code, "double")).message
+
+
+def test_a_loop_in_the_last_question_of_a_check_is_ended_too():
+    check = replace(EXERCISE, also=lambda answer: answer([1] * 1_000, 2) and None)
+    body = "    while len(numbers) > 100:\n        pass\n    return [times * n for n in numbers]"
+    assert "does not end" in check.verdict(define(f"def double(numbers, times):\n{body}", "double")
+                                           ).message
+
+
+def test_a_list_that_grows_from_call_to_call_is_seen_as_it_was():
+    message = EXERCISE.verdict(define(
+        "def double(numbers, times, out=[]):\n    out += [times * n for n in numbers]\n"
+        "    return out", "double")).message
+    assert "expected: [3]" in message and "yours:    [2, 4, 3]" in message
+
+
+def test_a_result_of_a_million_entries_is_told_at_once():
+    assert "should be a whole number" in told("return [str(times)] * (10**6 + len(numbers))")
+    assert len(told("return [0] * (10**6 + len(numbers) * times)")) < 1_000
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert EXERCISE.verdict(lambda numbers, times: [np.int64(times * n) for n in numbers]).passed
+
+
+def test_a_function_of_the_course_is_not_called_the_learners():
+    assert "the course's own" in EXERCISE.verdict(relation).message
+    assert EXERCISE.verdict(None).message.startswith("Not yet")
+
+
+def test_work_in_place_within_a_function_is_no_slip():
+    body = ("out = []\ndef walk(i):\n    if i < len(numbers):\n"
+            "        out.append(numbers[i] + times)\n        walk(i + 1)\nwalk(0)\nreturn out")
+    assert "added where you should multiply" in told(body)
 
 
 def test_values_that_cannot_be_compared_are_no_traceback():
@@ -231,6 +280,16 @@ def test_a_wrong_diagnosis_is_told_why_and_not_the_right_one(hunt, patient, said
     assert phrase in message and f"patient {patient}" in message
     if said[0] != "large":
         assert "too large" not in message
+
+
+def test_a_diagnosis_may_be_written_in_lists_and_capitals(hunt, capsys):
+    for patient in "abc":
+        for probe in ("Size ", "sign"):
+            hunt.probe(patient, probe)
+    said = {"A": ["Large", "Size"], "B": ("healthy",), "C": ("negative", "sign ")}
+    assert hunt.verdict(said).passed
+    hunt.probe(["A"], None)
+    assert "Choose a patient of A, B, C" in capsys.readouterr().out
 
 
 def test_calling_it_healthy_needs_every_telling_probe(hunt):

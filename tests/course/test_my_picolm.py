@@ -273,7 +273,7 @@ def here() -> str:
 
 def test_nothing_is_kept_before_the_start_and_nothing_written_by_it(cell, capsys):
     answer = cell(SWIGLU).swiglu
-    assert my_picolm.keep("swiglu", answer) == ""
+    assert "run the Settings cell" in my_picolm.keep("swiglu", answer)
     my_picolm.tell()
     my_picolm.offer()
     my_picolm.start()
@@ -350,9 +350,14 @@ def test_all_that_a_function_needs_comes_with_it_and_goes_with_it(cell):
     assert my_picolm.keep("swiglu", cell(SWIGLU).swiglu) == KEPT
     left = {name for item in Text(here()).used() for name in item.names}
     assert left == {"functional", "even", "odd", "Optional"}
-    # A helper is used by another function as it was.
-    said = my_picolm.keep("swiglu", cell("def even(n):\n    return n % 2 == 0\n" + SWIGLU.replace(
-        "gate.", "even(2) * gate.")).swiglu)
+    # Another function uses that helper: of this notebook, then it changes for both.
+    changed = "def even(n):\n    return n % 2 == 0\n" + SWIGLU.replace("gate.", "even(2) * gate.")
+    assert my_picolm.keep("swiglu", cell(changed).swiglu) == KEPT
+    assert here().count("return n % 2 == 0") == 1
+    # Of another one, it stays.
+    notebook._keeper = None
+    my_picolm.start()
+    said = my_picolm.keep("swiglu", cell(changed.replace("n % 2", "0 + n % 2")).swiglu)
     assert said == ("Not kept in my_picolm.py: the file already has another even; give yours "
                     "another name.")
 
@@ -594,6 +599,17 @@ def test_a_file_on_drive_is_taken_up_and_every_change_is_copied(cell, colab, mon
     Path("drive/MyDrive/picolm/my_picolm.py").write_text("not one")
     my_picolm.start(save_to_drive=True)
     assert "note: the my_picolm.py on Drive could not be taken up" in capsys.readouterr().out
+    # It is the learner's, and may be mended: nothing is written over it.
+    my_picolm.keep("merge", cell(MERGE).merge)
+    my_picolm.offer()
+    assert Path("drive/MyDrive/picolm/my_picolm.py").read_text() == "not one"
+    # One that has another version of a function is kept beside it.
+    other = kept.text.replace("def swiglu(gate, up):\n", "def swiglu(gate, up):\n    # older\n")
+    Path("drive/MyDrive/picolm/my_picolm.py").write_text(other)
+    my_picolm.start(save_to_drive=True)
+    assert "# older" not in Path("drive/MyDrive/picolm/my_picolm.py").read_text()
+    assert "# older" in "".join(path.read_text() for path in Path("drive/MyDrive/picolm").glob(
+        "my_picolm.older*.py"))
 
 
 @pytest.mark.parametrize("version", [7, 8])
@@ -673,3 +689,71 @@ def test_what_is_missing_of_a_part_that_is_begun_is_said():
         "the course's.")
     assert parts.count_sentence(["rope_tables", "swiglu"]) == (
         "1 of 9 parts is yours. Of RoPE, apply_rope is still the course's.")
+
+
+def test_what_was_changed_by_hand_is_set_aside_before_it_is_replaced(cell, capsys):
+    my_picolm.start()
+    assert my_picolm.keep("swiglu", cell(SWIGLU).swiglu) == KEPT
+    assert my_picolm.keep("swiglu", cell(SWIGLU).swiglu) == KEPT
+    assert not list(Path().glob("my_picolm.older*"))
+    by_hand = here().replace("def swiglu(gate, up):\n", "def swiglu(gate, up):\n    # by hand\n")
+    assert by_hand != here()
+    Path("my_picolm.py").write_text(by_hand)
+    capsys.readouterr()
+    assert my_picolm.keep("swiglu", cell(SWIGLU).swiglu) == KEPT
+    assert "another swiglu; that file is called my_picolm.older.py" in capsys.readouterr().out
+    assert Path("my_picolm.older.py").read_text() == by_hand and "by hand" not in here()
+
+
+def test_statements_of_ones_own_stay(cell):
+    my_picolm.start()
+    assert my_picolm.keep("swiglu", cell(SWIGLU).swiglu) == KEPT
+    Path("my_picolm.py").write_text(here().replace(parts.USED, parts.USED + "\nassert True\n"))
+    assert my_picolm.keep("swiglu", cell(SWIGLU).swiglu) == KEPT and "assert True" in here()
+
+
+def test_after_a_file_that_cannot_be_read_the_notebooks_functions_are_there_again(cell, capsys):
+    my_picolm.start()
+    assert my_picolm.keep("swiglu", cell(SWIGLU).swiglu) == KEPT
+    good = here()
+    Path("my_picolm.py").write_text(good + "def (")
+    my_picolm.start()
+    assert "my_picolm.older.py" in capsys.readouterr().out
+    my_picolm.offer()
+    assert here() == good
+    # Editors of Windows begin a file with a mark.
+    Path("my_picolm.py").write_text(good, encoding="utf-8-sig")
+    my_picolm.start()
+    assert len(list(Path().glob("my_picolm.older*"))) == 1
+
+
+def test_what_a_function_imports_by_itself_must_be_there_too(cell):
+    my_picolm.start()
+    for line in ("import numpy as np", "from picolm_lib.files import first_line"):
+        said = my_picolm.keep("swiglu", cell(SWIGLU.replace(
+            "):\n", f"):\n    {line}\n", 1)).swiglu)
+        assert "the file needs only torch" in said
+    assert my_picolm.keep("swiglu", cell(SWIGLU.replace(
+        "):\n", "):\n    import math\n", 1)).swiglu) == KEPT
+
+
+def test_a_helper_that_only_has_the_name_of_a_part_is_not_taken_for_it(cell):
+    my_picolm.start()
+    names = cell("def block(x):\n    return x\n" + SWIGLU.replace("gate.", "block(gate)."))
+    assert "another function of that name" in my_picolm.keep("swiglu", names.swiglu)
+
+
+def test_a_file_that_ends_in_exit_stops_nothing(cell):
+    my_picolm.start()
+    assert my_picolm.keep("swiglu", cell(SWIGLU).swiglu) == KEPT
+    Path("my_picolm.py").write_text(here() + "\nprint('end')\nsys.exit(0)\n")
+    assert "stops with SystemExit" in my_picolm.keep("swiglu", cell(SWIGLU).swiglu)
+    my_picolm.tell(5)
+
+
+def test_a_name_of_pythons_own_and_a_number_without_end_are_refused(cell):
+    my_picolm.start()
+    for line in ("max = 2", "BIG = 10**5000"):
+        name = line.split()[0]
+        source = f"{line}\n" + SWIGLU.replace("gate.", f"({name} and gate).")
+        assert "Not kept" in my_picolm.keep("swiglu", cell(source).swiglu)

@@ -7,40 +7,33 @@ import contextlib
 import copy
 import inspect
 import io
-import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from types import FrameType
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from picolm_lib.course.checks.errors import sentence_of
-from picolm_lib.course.checks.sources import loop_of, place_of, source_tree
+from picolm_lib.course.checks.limits import Endless, Limited
+from picolm_lib.course.checks.sources import place_of, source_tree, unsafe
 from picolm_lib.course.checks.values import shown
 
-# The inputs are small: a right answer needs a few hundred lines, a few thousand at most.
-MOST_LINES = 200_000
-MOST_SECONDS = 20
 STUB = "write your answer in the cell above, run it, and then this one. There are hints below."
 LEFT_IN = ("the line `raise NotImplementedError` is still in your function and stops it: delete "
            "that line.")
-ENDLESS = "your function does not end: the check stopped it after {lines:,} lines"
-
-
-class Endless(BaseException):
-    """Raised in a learner's function; no `except Exception` there catches it."""
+LATE = "your function had not ended after a while, and was stopped: it goes on without end."
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a call came to."""
 
-    arguments: tuple
+    arguments: tuple = ()
     value: Any = None
     error: str = ""
     """What stopped it, as a sentence; "" where it returned something."""
+    endless: bool = False
+    """It did not end by itself."""
     unwritten: bool = False
     """It is still the stub."""
     changed: bool = False
@@ -50,7 +43,7 @@ class Outcome:
 
 def call(answer: Callable, arguments: tuple) -> Outcome:
     """Calls a learner's function with a copy of the arguments."""
-    used, output = copy.deepcopy(arguments), io.StringIO()
+    used = copy.deepcopy(arguments)
     try:
         inspect.signature(answer).bind(*used)
     except TypeError:
@@ -60,23 +53,37 @@ def call(answer: Callable, arguments: tuple) -> Outcome:
     except ValueError:
         # A function written in C does not say what it takes.
         pass
+    outcome = run(answer, lambda: answer(*used))
+    return replace(outcome, arguments=arguments, changed=not _equal(used, arguments))
+
+
+def run(answer: Callable, work: Callable[[], Any]) -> Outcome:
+    """What comes of work that calls a learner's function."""
+    if problem := unsafe(answer):
+        return Outcome(error=problem)
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(output), _limited(answer):
-            value = answer(*used)
+        with contextlib.redirect_stdout(output), Limited(answer):
+            value = work()
+    except KeyboardInterrupt:
+        raise
     except NotImplementedError as error:
         written = _has_code(answer)
-        return Outcome(arguments, error=LEFT_IN + place_of(error, answer) if written else "",
+        return Outcome(error=LEFT_IN + place_of(error, answer) if written else "",
                        unwritten=not written)
     except Endless as error:
-        return Outcome(arguments, error=str(error), printed=output.getvalue())
+        return Outcome(error=str(error) or LATE, endless=True, printed=output.getvalue())
     except RecursionError:
-        return Outcome(arguments, error="your function calls itself without end.")
-    # A learner's exit() must not end the notebook.
-    except (Exception, SystemExit) as error:
-        return Outcome(arguments, error=sentence_of(error, answer), printed=output.getvalue())
+        return Outcome(error="your function calls itself without end.")
+    # A learner's sys.exit() must not end the notebook.
+    except BaseException as error:
+        return Outcome(error=sentence_of(error, answer), printed=output.getvalue())
     if value is ...:
-        return Outcome(arguments, unwritten=True)
-    return Outcome(arguments, value, changed=not _equal(used, arguments), printed=output.getvalue())
+        return Outcome(unwritten=True)
+    # A list that the function itself goes on changing must not change here.
+    with contextlib.suppress(Exception):
+        value = copy.deepcopy(value)
+    return Outcome(value=value, printed=output.getvalue())
 
 
 def shown_call(name: str, reference: Callable, arguments: tuple) -> str:
@@ -90,32 +97,6 @@ def shown_call(name: str, reference: Callable, arguments: tuple) -> str:
     parts = [f"{names[i]}={shown(value)}" if named else shown(value)
              for i, value in enumerate(arguments)]
     return f"{name}({', '.join(parts)})"
-
-
-class _limited:
-    """Ends what runs within it after so many lines of the learner's own code."""
-
-    def __init__(self, answer: Callable) -> None:
-        self.space = getattr(answer, "__globals__", None)
-        self.lines, self.started = 0, time.monotonic()
-
-    def __enter__(self) -> None:
-        self.before = sys.gettrace()
-        sys.settrace(self._enter)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self.before)
-
-    def _enter(self, frame: FrameType, event: str, argument: Any) -> Callable | None:
-        # All cells of a notebook share one namespace; the libraries' lines are not traced.
-        return self._line if frame.f_globals is self.space else None
-
-    def _line(self, frame: FrameType, event: str, argument: Any) -> Callable:
-        self.lines += event == "line"
-        late = self.lines % 64 == 0 and time.monotonic() - self.started > MOST_SECONDS
-        if self.lines > MOST_LINES or late:
-            raise Endless(ENDLESS.format(lines=self.lines) + loop_of(frame))
-        return self._line
 
 
 def _equal(left: Any, right: Any) -> bool:

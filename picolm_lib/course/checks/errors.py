@@ -41,6 +41,9 @@ HINTS: list[tuple[type[BaseException], str, str]] = [
     (TypeError, "'NoneType'", "Something is None that should have a value: `.get` returns None for "
                               "what is not there, and `append` and `sort` always return None."),
     (TypeError, "not str", "Bytes and strings do not mix: decode the bytes, or encode the string."),
+    (TypeError, "object is not callable", "A value is called like a function. If it is a name of "
+                                          "Python's own, such as `len` or `list`, a cell has given "
+                                          "it a value: `del` takes that back."),
     (TypeError, "not subscriptable", "Square brackets follow something that has no entries."),
     (TypeError, "not iterable", "A loop goes through something that has no entries."),
     (TypeError, "list indices", "A place in a list is a whole number."),

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
 
-from picolm_lib.course.checks.calls import STUB, Outcome, call, shown_call
+from picolm_lib.course.checks.calls import STUB, Outcome, call, run, shown_call
 from picolm_lib.course.checks.relations import relation
 from picolm_lib.course.checks.structure import early_return, slip, structure
 from picolm_lib.course.checks.values import difference, kind_error, same, shown
@@ -71,7 +72,7 @@ class Exercise:
             The learner's function if it is right, else the reference.
         """
         verdict = self.verdict(answer)
-        name = getattr(answer, "__name__", "the function")
+        name = self._name(answer)
         if not verdict.passed:
             print(f"{verdict}\nUntil yours is right, the notebook goes on with the course's "
                   f"`{name}`.")
@@ -91,22 +92,32 @@ class Exercise:
                        f"{error}).")
 
     def _verdict(self, answer: Callable) -> Verdict:
-        if answer is self.reference:
+        module = str(getattr(answer, "__module__", ""))
+        if answer is self.reference or module.startswith("picolm_lib."):
             return Verdict(False, "Not yet: this is the course's own function. Write yours in the "
                                   "cell above, run it, and then this one.")
+        if answer is None or answer is ...:
+            return Verdict(False, f"Not yet: {STUB}")
         if not callable(answer):
             return Verdict(False, f"Not yet: the check needs your function itself, and this is "
                                   f"{shown(answer)}: leave out the round brackets after its name.")
-        outcomes = [call(answer, arguments) for arguments in self.cases()]
+        name, outcomes = self._name(answer), []
+        for number, arguments in enumerate(self.cases()):
+            outcomes.append(out := call(answer, arguments))
+            if out.endless:
+                right = self.reference(*self.cases()[number])
+                return _no("\n".join([out.error, *self._evidence(name, out, right)]))
         if outcomes[0].unwritten:
             return Verdict(False, f"Not yet: {STUB}")
         wanted = [self.reference(*arguments) for arguments in self.cases()]
         fits = [not out.error and not out.unwritten and self._is_right(out, right)
                 for out, right in zip(outcomes, wanted, strict=True)]
-        name = getattr(answer, "__name__", "your_function")
         if all(fits):
             wrong = next((IN_PLACE for out in outcomes if out.changed), None)
-            wrong = wrong or (self.also(answer) if self.also else None)
+            if wrong is None and self.also is not None:
+                also = self.also
+                out = run(answer, lambda: also(answer))
+                wrong = out.error or out.value
             return _no(wrong) if wrong else Verdict(True, self.praise)
         sentence, place = self._diagnosis(answer, outcomes, wanted, fits)
         return _no("\n".join([sentence, *self._evidence(name, outcomes[place], wanted[place])]))
@@ -129,6 +140,12 @@ class Exercise:
             return IN_PLACE, first
         sentence = structure(answer, wanted[first]) or relation(outcomes, wanted, fits)
         return sentence or OTHER, first
+
+    def _name(self, answer: Callable) -> str:
+        """What the learner calls the function."""
+        name = getattr(answer, "__name__", "")
+        plain = isinstance(answer, FunctionType) and name.isidentifier()
+        return name if plain else self.part or self.reference.__name__
 
     def _is_right(self, outcome: Outcome, wanted: Any) -> bool:
         if self.equal is not None and kind_error(outcome.value, wanted) is None:

@@ -64,6 +64,7 @@ class Patients:
 
     def probe(self, patient: str, name: str) -> None:
         """Runs a probe on a patient and prints what it sees."""
+        patient, name = str(patient).strip().upper(), str(name).strip().lower()
         if patient not in self.patients or name not in self.probes:
             print(f"Choose a patient of {', '.join(self.patients)}, and a probe of "
                   f"{', '.join(self.probes)}.")
@@ -77,14 +78,15 @@ class Patients:
 
     def verdict(self, diagnosis: Mapping[str, Any]) -> Verdict:
         """Checks a diagnosis: {patient: (fault, probe that shows it)}, or ("healthy", "")."""
-        if not isinstance(diagnosis, Mapping) or any(diagnosis.get(name) in (None, ..., "")
-                                                     for name in self.patients):
+        said = diagnosis if isinstance(diagnosis, Mapping) else {}
+        if any(said.get(name) is None or said[name] is ... or said[name] == ""
+               for name in self.patients):
             return Verdict(False, "Not yet: examine the patients, write a fault and a probe for "
                                   f"each of {', '.join(self.patients)}, then run this cell again.")
         for name in self.patients:
-            said = diagnosis[name]
-            fault, probe = said if isinstance(said, tuple) and len(said) == 2 else (said, "")
-            if problem := self._problem(name, str(fault).strip().lower(), str(probe).strip()):
+            words = [said[name]] if isinstance(said[name], str) else list(said[name])
+            fault, probe = (str(word).strip().lower() for word in [*words, "", ""][:2])
+            if problem := self._problem(name, fault, probe):
                 return _no(f"patient {name}: {problem}")
         return Verdict(True, self.praise)
 

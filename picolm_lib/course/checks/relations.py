@@ -76,9 +76,9 @@ def _sequence(given: Any, wanted: Any, arguments: tuple) -> Iterator[str]:
     if len(given) > len(wanted) and same(given[:len(wanted)], wanted):
         yield "your list goes on too long: its beginning is right, and then comes too much."
     try:
-        if sorted(given) == sorted(wanted):
+        if len(given) == len(wanted) and sorted(given) == sorted(wanted):
             yield "your list has the right entries in another order."
-        if sorted(set(given)) == sorted(set(wanted)) and len(given) < len(wanted):
+        if len(given) < len(wanted) and sorted(set(given)) == sorted(set(wanted)):
             yield "your list has each entry only once: repetitions got lost."
     except TypeError:
         # Entries that have no order.

@@ -20,6 +20,26 @@ def source_tree(answer: Callable) -> ast.FunctionDef | None:
     return first if isinstance(first, ast.FunctionDef) else None
 
 
+def unsafe(answer: Callable) -> str | None:
+    """Why a function must not be called: the check, or the notebook, could not go on after it."""
+    tree = source_tree(answer)
+    for node in ast.walk(tree) if tree else ():
+        called = getattr(node, "func", None)
+        if isinstance(called, ast.Name) and called.id in ("exit", "quit"):
+            return f"`{called.id}()` ends the whole notebook. A function ends with `return`."
+        if isinstance(node, (ast.For, ast.While)) and any(
+                _catches_all(handler) for handler in ast.walk(node)
+                if isinstance(handler, ast.ExceptHandler)):
+            return ("a bare `except:` in a loop catches everything, also what would end a loop "
+                    "that never ends. Name the error, as in `except IndexError:`.")
+    return None
+
+
+def _catches_all(handler: ast.ExceptHandler) -> bool:
+    everything = handler.type is None or ast.unparse(handler.type) == "BaseException"
+    return everything and not any(isinstance(node, ast.Raise) for node in ast.walk(handler))
+
+
 def place_of(error: BaseException, answer: Callable) -> str:
     """The learner's line in which an error arose, in brackets."""
     found, step = "", error.__traceback__

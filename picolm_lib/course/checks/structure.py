@@ -10,7 +10,7 @@ from typing import Any
 from picolm_lib.course.checks.sources import source_tree
 
 # Functions that are called for what they do.
-DOING = {"print", "setattr", "exec", "next", "exit", "quit", "input"}
+DOING = {"print", "setattr", "exec", "next", "exit", "quit", "input", "breakpoint"}
 # Methods that return something new and leave their object as it was.
 PURE = {"replace", "strip", "lower", "upper", "decode", "encode", "join", "split", "view",
         "reshape", "flatten", "clone", "detach", "transpose", "permute", "masked_fill", "softmax",
@@ -57,16 +57,19 @@ def early_return(answer: Callable) -> str | None:
 def _thrown_away(tree: ast.FunctionDef, name: str) -> str | None:
     """A call whose result is not kept."""
     returns = any(isinstance(node, ast.Return) and node.value for node in ast.walk(tree))
+    # What is defined within may well do its work in place.
+    inner = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)} - {name}
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
             continue
         called, text = node.value.func, ast.unparse(node.value)
         if node is tree.body[-1] and not returns:
             # It is the result itself.
-            if not (isinstance(called, ast.Name) and called.id in DOING):
+            if not (isinstance(called, ast.Name) and called.id in DOING | inner) and not (
+                    isinstance(called, ast.Attribute) and called.attr not in PURE):
                 return f"your function returns nothing (None): put `return` before `{text}`."
             continue
-        if isinstance(called, ast.Name) and called.id not in DOING:
+        if isinstance(called, ast.Name) and called.id not in DOING | inner:
             if called.id == name:
                 return ("your function calls itself, and the result of that call is thrown away: "
                         f"`return {text}`.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,15 @@ def same(given: Any, wanted: Any) -> bool:
 def kind(value: Any) -> str:
     """What a value is, as a learner would say it."""
     if isinstance(value, Tensor):
-        if value.ndim == 0:
-            return "a tensor of one number"
-        return f"a tensor of shape {tuple(value.shape)}"
+        return f"a tensor of shape {tuple(value.shape)}" if value.ndim else "a tensor of one number"
     if isinstance(value, np.ndarray):
         return f"a numpy array of shape {value.shape}"
     if isinstance(value, tuple):
         return f"a tuple of {len(value)}"
     if isinstance(value, (map, filter, zip, range, enumerate, types.GeneratorType, Iterator)):
         return f"a {type(value).__name__} object"
+    if isinstance(value, np.generic):
+        return "a whole number" if isinstance(value, np.integer) else "a number"
     names = {bool: "True or False", int: "a whole number", float: "a number", str: "a string",
              bytes: "bytes", bytearray: "a bytearray", list: "a list", dict: "a dictionary",
              set: "a set", type(None): "None"}
@@ -97,9 +98,8 @@ def kind_error(given: Any, wanted: Any) -> str | None:
                     "first.")
     if isinstance(wanted, list):
         return _no_list(given, wanted)
-    if isinstance(wanted, Mapping):
-        return None if isinstance(given, Mapping) else _expected(wanted, given)
-    return None if isinstance(given, type(wanted)) else _expected(wanted, given)
+    right = Mapping if isinstance(wanted, Mapping) else type(wanted)
+    return None if isinstance(given, right) else _expected(wanted, given)
 
 
 def _expected(wanted: Any, given: Any) -> str:
@@ -166,7 +166,7 @@ def _no_list(given: Any, wanted: list) -> str | None:
     if not isinstance(given, list):
         return _expected(wanted, given)
     if given and wanted:
-        for one in given:
+        for one in given[:1_000]:
             plain = isinstance(wanted[0], (int, float, str, bytes, tuple, list))
             if plain and kind(one).split(" of ")[0] != kind(wanted[0]).split(" of ")[0]:
                 return (f"each entry of the list should be {kind(wanted[0])}, one of yours is "
@@ -186,8 +186,11 @@ def shown(value: Any, width: int = WIDTH) -> str:
     if isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value):
         ends = "()" if isinstance(value, tuple) else "[]"
         text = ends[0] + ", ".join(shown(part, width) for part in value) + ends[1]
+    elif isinstance(value, Mapping):
+        text = repr(dict(islice(value.items(), width)))
     else:
-        text = repr(dict(value)) if isinstance(value, Mapping) else repr(value)
+        text = repr(value[:width] if isinstance(value, (list, tuple, str, bytes)) else value)
+        text += " ..." if isinstance(value, (list, tuple)) and len(value) > width else ""
     return text if len(text) <= width else text[:width - 4] + " ..."
 
 
@@ -239,10 +242,8 @@ def _tensors_differ(given: Tensor, wanted: Tensor) -> str:
         return (f"the shape {tuple(wanted.shape)} is expected, yours is {tuple(given.shape)}")
     if given.dtype != wanted.dtype:
         return f"{wanted.dtype} is expected, yours is {given.dtype}"
-    if wanted.ndim == 0:
-        return ""
     far = ~torch.isclose(given.double(), wanted.double(), RTOL, ATOL, equal_nan=True)
-    if not far.any():
+    if wanted.ndim == 0 or not far.any():
         return ""
     place = tuple(far.nonzero()[0].tolist())
     return (f"{far.sum().item()} of {far.numel()} numbers differ, the first one at {list(place)}: "

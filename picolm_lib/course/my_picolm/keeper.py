@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import subprocess
@@ -38,25 +40,44 @@ class Keeper:
         self.folder, self.where, self.drive = folder, where, kept_on or Drive()
         self.path = folder / NAME
         self.own: list[tuple[Any, str]] = []
+        """The learner's functions that are in the file, as this notebook has them."""
+        self._put: dict[str, str] = {}
+        self.passed: list[tuple[Any, str]] = []
+        """All that passed their check, also those that could not be kept."""
 
     def read(self) -> Text:
         """The file, or the course's where there is none. One that cannot be read is set aside."""
         try:
-            return Text(self.path.read_text(encoding="utf-8"))
+            return Text(self.path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
-            return Text(template())
+            return self._begin()
         except (Unreadable, UnicodeDecodeError) as error:
             why = str(error) if isinstance(error, Unreadable) else "it is not UTF-8"
             older = self.set_aside()
             print(f"note: {NAME} could not be read, since {why}. It is called {older} from now on, "
-                  "and a new one is begun.")
-            return Text(template())
+                  "and a new one is begun, with the functions of this notebook.")
+            return self._begin()
 
-    def set_aside(self) -> str:
-        """Renames the file, and returns its new name."""
+    def _begin(self) -> Text:
+        """A new file, with the functions that this notebook has put into an earlier one."""
+        text = Text(template())
+        # Of a function that was kept twice, the later one.
+        for name, answer in {name: answer for answer, name in self.own}.items():
+            with contextlib.suppress(Refused):
+                text = Text(text.put(name, Collector(name, answer, self.passed).written()))
+        return text
+
+    def set_aside(self, content: bytes | None = None) -> str:
+        """Renames the file, or writes another one beside it, and returns the new name."""
         names = (f"my_picolm.older{number if number > 1 else ''}.py" for number in count(1))
-        older = next(self.folder / name for name in names if not (self.folder / name).exists())
-        self.path.rename(older)
+        there = {path.name for path in self.drive.find("my_picolm.older*.py")}
+        older = next(self.folder / name for name in names
+                     if name not in there and not (self.folder / name).exists())
+        if content is None:
+            self.path.rename(older)
+        else:
+            older.write_bytes(content)
+        self.drive.keep_file(older)
         return older.name
 
     def write(self, text: str) -> None:
@@ -77,11 +98,19 @@ class Keeper:
         Raises:
             Refused: it cannot be kept.
         """
-        written = Collector(name, answer, self.own).written()
-        text = self.read().put(name, written)
+        self.passed.append((answer, name))
+        written = Collector(name, answer, self.passed).written()
+        before = self.read()
+        text = before.put(name, written, {own for _, own in self.own})
         check_runs(text, name, written)
+        known = (Text(template()).source(name), written.source, self._put.get(name, ""))
+        if before.source(name).strip() not in [source.strip() for source in known]:
+            # By hand, or in another notebook.
+            print(f"note: {NAME} had another {name}; that file is called "
+                  f"{self.set_aside(before.text.encode())} from now on.")
         self.write(text)
         self.own.append((answer, name))
+        self._put[name] = written.source
 
     def take_up(self, content: bytes) -> list[str]:
         """Adds the functions of another my_picolm.py; those that were kept here win.
@@ -94,7 +123,7 @@ class Keeper:
         """
         here = self.read()
         try:
-            text = Text(content.decode("utf-8"))
+            text = other = Text(content.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise Unreadable("it is not UTF-8") from None
         lost = []
@@ -105,6 +134,8 @@ class Keeper:
                 lost.append(name)
         if self.path.exists() and here.text not in (text.text, template()):
             self.set_aside()
+        if any(text.source(name) != other.source(name) for name in other.yours):
+            self.set_aside(content)
         self.write(text.text)
         return lost
 
@@ -124,11 +155,23 @@ def check_runs(text: str, name: str, written: Written) -> None:
         Refused: it stops, or a name is missing that the function needs.
     """
     module = ModuleType("my_picolm")
+    module.__dict__["__file__"] = NAME
+    # A dataclass looks for the module that it is in.
+    before = sys.modules.get("my_picolm")
+    sys.modules["my_picolm"] = module
     try:
-        exec(compile(text, NAME, "exec", dont_inherit=True), module.__dict__)
-    except Exception as error:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(text, NAME, "exec", dont_inherit=True), module.__dict__)
+    except KeyboardInterrupt:
+        raise
+    # A file that was changed by hand may end in sys.exit().
+    except BaseException as error:
         raise Refused(f"with it the file stops with {type(error).__name__}: {first_line(error)}"
                       ) from None
+    finally:
+        sys.modules.pop("my_picolm")
+        if before is not None:
+            sys.modules["my_picolm"] = before
     for source in (written.source, *written.uses.values()):
         for needed in sorted(global_names(source)):
             if not hasattr(module, needed) and needed not in vars(module)["__builtins__"]:

@@ -36,7 +36,11 @@ def start(save_to_drive: bool = False) -> None:
         save_to_drive: whether it is kept on Google Drive, in Colab.
     """
     global _keeper
-    folder, where, kept_on = Path.cwd(), "beside this notebook", None
+    try:
+        folder, where, kept_on = Path.cwd(), "beside this notebook", None
+    except OSError as error:
+        print(f"note: this folder cannot be used ({error.strerror}), so {NAME} is not kept.")
+        return
     colab = drive.in_colab()
     if os.environ.get("PICOLM_PRESET") == "smoke":
         if not _temporary:
@@ -51,14 +55,17 @@ def start(save_to_drive: bool = False) -> None:
             print(f"note: Drive is not available ({first_line(error)}).")
     if colab and kept_on is None:
         where = LENT
-    own = _keeper.own if _keeper else []
-    _keeper = Keeper(folder, where, kept_on)
-    _keeper.own += own
+    before, _keeper = _keeper, Keeper(folder, where, kept_on)
+    if before is not None:
+        _keeper.own += before.own
+        _keeper.passed += before.passed
     try:
         for path in kept_on.find(NAME) if kept_on else []:
             _keeper.take_up(path.read_bytes())
     except (OSError, PicoError, Unreadable) as error:
-        print(f"note: the {NAME} on Drive could not be taken up ({_local(error)}).")
+        _keeper.drive, _keeper.where, kept_on = drive.Drive(), LENT, None
+        print(f"note: the {NAME} on Drive could not be taken up ({_local(error)}). It stays as it "
+              "is, and nothing is copied there now. Correct or rename it, and run this cell again.")
     try:
         print(f"{NAME}, {where}: {count_sentence(_keeper.read().yours)}")
     except OSError as error:
@@ -76,8 +83,10 @@ def keep(name: str, answer: Callable) -> str:
         name: what the file calls it.
         answer: a function that has passed its check, or the course's own, of which nothing is said.
     """
-    if _keeper is None or answer is getattr(reference, name, None):
+    if answer is getattr(reference, name, None):
         return ""
+    if _keeper is None:
+        return f"Not kept in {NAME}: run the Settings cell, then this check again."
     try:
         if name not in FUNCTIONS:
             raise Refused(f"it has no function {name}")
@@ -108,7 +117,7 @@ def tell(prompt: str = "Once upon a time", **options: Any) -> None:
     """
     if (keeper := _written()) is None:
         return
-    print(run_file(keeper.path, prompt, **options))
+    print(run_file(keeper.path, str(prompt), **options))
     if missing := unfinished_sentence(keeper.read().yours):
         print(missing)
 

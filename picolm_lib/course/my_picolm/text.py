@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from picolm_lib.course.my_picolm.parts import (
@@ -55,7 +55,8 @@ class Text:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.lines = text.splitlines(keepends=True)
+        # As Python counts lines: a form feed, say, ends none.
+        self.lines = [line for line in re.split(r"(?<=\n)", text) if line]
         try:
             self.body = ast.parse(text).body
         except (SyntaxError, ValueError) as error:
@@ -143,8 +144,11 @@ class Text:
                     todo |= _mentioned(item.code) - found
         return found
 
-    def put(self, name: str, written: Written) -> str:
+    def put(self, name: str, written: Written, fresh: Collection[str] = ()) -> str:
         """The text with the learner's function in the place of the one that is there.
+
+        Args:
+            fresh: functions that this notebook has put there; with them it shares its names.
 
         Raises:
             Refused: something that it uses is called like something else in the file.
@@ -153,15 +157,18 @@ class Text:
         mine, needed_by_others = self.reached(only=name), self.reached(without=name)
         for use, code in written.uses.items():
             there = next((item for item in used if use in item.names), None)
-            known = others.get(use) or (there.code if there and use in needed_by_others else code)
+            shared = use in needed_by_others and not all(
+                user in fresh for user in FUNCTIONS if user != name and user in self.yours
+                and use in self.reached(only=user))
+            known = others.get(use) or (there.code if there and shared else code)
             if not _same(known, code) or use in FUNCTIONS:
                 raise Refused(f"the file already has another {use}; give yours another name")
-            if use not in others and use not in needed_by_others:
+            if use not in others and not shared:
                 used = [item for item in used if item is not there]
                 used.append(Statement({use}, code.strip(), code.strip()))
         before = Text(self._with(name, written.source, used))
         gone = mine - before.reached()
-        kept = [item for item in used if not item.names <= gone]
+        kept = [item for item in used if not item.names or not item.names <= gone]
         return before._with(name, written.source, kept)
 
     def _with(self, name: str, source: str, used: list[Statement]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import math
 import re
 import sys
@@ -27,6 +28,10 @@ LIBRARIES = {"torch", "tokenizers", "safetensors", *sys.stdlib_module_names}
 OFTEN = ("math", "torch", "torch.nn.functional")
 ONLY_IN_NOTEBOOKS = ("display", "get_ipython")
 LONGEST = 2000  # characters of a constant
+
+
+NEEDS_OTHERS = ("it {what}, and the file needs only torch, tokenizers, safetensors and Python's "
+                "own modules; write it with those")
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,9 @@ class Collector:
                        {name: renamed(text, self.called) for name, text in self.uses.items()})
 
     def _gather(self, source: str) -> None:
+        for root in imported_within(source):
+            if root not in LIBRARIES:
+                raise Refused(NEEDS_OTHERS.format(what=f"imports {root}"))
         needed = global_names(source)
         for name in sorted(needed - self._open):
             if name in self.names:
@@ -89,8 +97,11 @@ class Collector:
         there = next((known for thing, known in self.own if thing is value), None)
         at_home = getattr(value, "__module__", None) == self.home and callable(value)
         if there is None and name in FUNCTIONS and at_home:
-            # The learner's own function of another part: the file has one of this name.
-            there = name
+            # The learner's own function of another part, or only one of that name.
+            there = name if _takes(value) == _takes(getattr(reference, name)) else None
+        if there is None and name in FUNCTIONS and at_home:
+            raise Refused(f"it uses {name}, and the file has another function of that name; give "
+                          "yours another name, or run its check first")
         if there is not None:
             self.called |= {name: there} if there != name else {}
             return
@@ -110,12 +121,27 @@ class Collector:
             self.uses[name] = statement
         elif isinstance(value, ModuleType) or (callable(value) and root not in LIBRARIES
                                                and hasattr(value, "__name__")):
-            raise Refused(f"it uses {root}, and the file needs only torch, tokenizers, safetensors "
-                          "and Python's own modules; write it with those")
+            raise Refused(NEEDS_OTHERS.format(what=f"uses {root}"))
         else:
             raise Refused(f"it uses {name}, a value of the notebook ({type(value).__name__}) that "
                           "cannot be written down; make it a parameter, or compute it in the "
                           "function")
+
+
+def _takes(function: Any) -> list[str]:
+    """The names of a function's parameters."""
+    return list(inspect.signature(function).parameters)
+
+
+def imported_within(source: str) -> set[str]:
+    """The packages that a definition imports by itself, "picolm_lib" of picolm_lib.files."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or ".").split(".")[0])
+    return found
 
 
 def import_of(name: str, value: Any) -> str:
@@ -140,10 +166,13 @@ def constant(name: str, value: Any) -> str:
     Raises:
         Refused: it is too long.
     """
-    text = repr(value)
+    if hasattr(builtins, name):
+        raise Refused(f"it uses {name}, which is a name of Python's own; give it another name")
     if isinstance(value, float) and not math.isfinite(value):
-        return f'{name} = float("{text}")'
+        return f'{name} = float("{value!r}")'
+    text = ""
     try:
+        text = repr(value)
         plain = type(value).__module__ == "builtins" and ast.literal_eval(text) == value
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         plain = False
