@@ -11,8 +11,8 @@
 #
 # **Before you start:** Python, and a little PyTorch (tensors) from section 4 on.
 #
-# **Time:** about 4 minutes to run on two CPU cores, 2 minutes on a T4 (an estimate); two hours if you
-# write every part.
+# **Time:** about 2 minutes to run on two CPU cores, 1 minute on a T4 (an estimate); two hours if you write
+# every part.
 #
 # {neighbors}
 
@@ -22,16 +22,14 @@
 # %% [markdown]
 # ## Settings
 #
-# The preset follows your device. You do not need to change anything.
+# You do not need to change anything.
 #
 # The parts that you write are collected in one file, `my_picolm.py`. In Colab, tick `SAVE_TO_DRIVE` to
 # keep it on your Google Drive. Otherwise you can download it at the end.
 
 # %%
 from picolm_lib.course import my_picolm
-from picolm_lib.course.start import preset_name
 
-PRESET = preset_name()
 SEED = 0  # @param {type:"integer"}
 SAVE_TO_DRIVE = False  # @param {type:"boolean"}
 
@@ -41,7 +39,7 @@ my_picolm.start(SAVE_TO_DRIVE)
 # ## First, watch words appear
 #
 # A language model does not read letters, and it does not read words. It reads **tokens**: pieces of text
-# that a program found by counting. Below is a story. At 0 merges, every letter is a token. Each *merge*
+# that a program found by counting. Below is a story. At 0 merges, every character is a token. Each *merge*
 # joins the two tokens that most often stand side by side. Move the slider.
 
 # %%
@@ -81,8 +79,7 @@ for name, some in texts.items():
     print(some[1][:400], "...\n")
 
 # %% [markdown]
-# **Predict:** could a model simply have one token per word? Think of a word that first appears after
-# training, such as a new name. Then run the cell.
+# **Predict:** could a model simply have one token per word? What would go wrong? Then run the cell.
 
 # %%
 from picolm_lib.course.tokens.pictures import draw_words, say_new_words
@@ -91,10 +88,10 @@ print(say_new_words(texts))
 draw_words(texts)
 
 # %% [markdown]
-# *What to see: both lines fall steeply, since 50 words make up about half of each text; the right end is a
-# long tail of words that appear only once or twice, and it is longer for TinyStories.*
+# *What to see: both lines fall steeply, from a few frequent words to many rare ones; the line of TinyStories
+# goes on further to the right.*
 #
-# Words are a poor choice: most of them are rare, and there are always new ones. Letters are a poor choice
+# Words are a poor choice: many of them are rare, and there are always new ones. Letters are a poor choice
 # too: a story becomes very long, and each token says very little. Something in between works better:
 # short pieces for what is rare, whole words for what is frequent.
 
@@ -113,7 +110,7 @@ for text in ("fox", "é", "狐"):
 # pair into a new token, and counts again. Each merge makes the vocabulary larger by one and the text
 # shorter.
 #
-# The text is split into words first, and a space belongs to the word after it. A merge never crosses a
+# The text is split into words first, and a space belongs to the word after it (but not to a digit). A merge never crosses a
 # split. The rule below is GPT-2's, with one difference: every digit stands alone. `\p{L}` means a letter
 # of any language.
 
@@ -124,7 +121,7 @@ SPLITTER = pre_tokenizers.Sequence([
     pre_tokenizers.Digits(individual_digits=True),
     pre_tokenizers.Split(Regex(r"'(?:s|t|re|ve|m|ll|d)"         # the end of "it's"
                                r"| ?\p{L}+"                     # a word with the space before it
-                               r"| ?\p{N}+"                     # a digit
+                               r"| ?\p{N}+"                     # a digit, cut off above
                                r"| ?[^\s\p{L}\p{N}]+"          # punctuation
                                r"|\s+(?!\S)|\s+"),             # what is left: spaces, line breaks
                          "isolated")])
@@ -224,7 +221,7 @@ merge = checks.merge(merge)
 #
 # By hand: the words `cab` and `tab`, once each, and `b` alone. The pair (a, b) occurs twice, (c, a) and
 # (t, a) once. So `ab` is the first merge, and the words become `c ab` and `t ab`. Then (c, ab) and (t, ab)
-# occur once each, and the smaller one wins.
+# occur once each, and (c, ab) wins, since c has the smaller id.
 
 # %%
 def learn_merges(words, count, first_new=262):
@@ -270,8 +267,8 @@ learn_merges = checks.learn_merges(learn_merges)
 
 # %% [markdown]
 # Train on one story, then on 300. The ids 0 to 5 are reserved for the special tokens of section 4. The
-# 256 bytes have the ids 6 to 261, in the order of the library: it writes each byte as a visible
-# character, so the bytes that are visible come first. Each merge gets the next id.
+# 256 bytes have the ids 6 to 261, in the order of the library, which `byte_order()` returns: first the
+# bytes that can be printed, then the others. Each merge gets the next id.
 #
 # The library's `train_bpe` calls the `tokenizers` package, which is written in Rust. Its merges must
 # equal yours, in the same order.
@@ -297,7 +294,7 @@ for text, count in ((unseen[0], 100), ("\n\n".join(s.text for s in stories(300))
     library = train_bpe([text], vocab_size=MIN_VOCAB_SIZE + count)
     assert list(merges) == merges_of(library) and vocabulary == token_bytes(library)
     newest = [token.decode() for token in vocabulary[MIN_VOCAB_SIZE:][:10]]
-    print(f"{len(text):,} letters: the same {count} merges as the library. First: {newest}")
+    print(f"{len(text):,} characters: the same {count} merges as the library. First: {newest}")
 
 # %% [markdown]
 # You have trained a tokenizer. The one that comes with the course, called *bundled*, learned 1,786 merges
@@ -312,7 +309,7 @@ bundled = load_tokenizer()
 strip(bundled, "One day, the little girl found a red ball in the garden.")
 
 # %% [markdown]
-# *What to see: from row to row the same sentence has fewer tokens, until almost every word is one.*
+# *What to see: from row to row the same sentence has fewer tokens, until every word is one.*
 
 # %% tags=["cover"]
 from picolm_lib.course.tokens.merge_tree import draw_merge_tree
@@ -321,9 +318,7 @@ draw_merge_tree(bundled)
 
 # %% [markdown]
 # *What to see: at the bottom are the letters; each box above is a token that a merge made, with the number
-# of the merge, and a box always has a larger number than the two below it.*
-#
-# So a new word can be cut in the same way: one only has to go through the merges in order.
+# of the merge, and a box always has a larger number than the boxes below it.*
 
 # %% [markdown]
 # ### You write it: encode_word (easy, 5 minutes)
@@ -386,12 +381,12 @@ print(f"6 texts, the same ids as the library; the last one: {len(text.encode())}
 # %% [markdown]
 # ### You write it: decode (medium, 10 minutes)
 #
-# To get the text back, put the bytes of the tokens side by side, and read them as UTF-8. A character
-# such as é has two bytes, and a merge may not have joined them. Then its two bytes are in two tokens, and
-# neither alone is a character.
+# To get the text back, look up the bytes of the tokens, and read them as UTF-8. But a character such as é
+# has two bytes, and a merge may not have joined them. Then its two bytes are in two tokens, and neither
+# alone is a character.
 #
 # A text can also end in the middle of a character, for instance while a model is writing it. Show the
-# replacement sign "\ufffd" (�) in its place: `bytes.decode` does so with `errors="replace"`.
+# replacement sign "\ufffd" (�) in its place.
 #
 # By hand: é is the bytes 195 and 169, b"\xc3" and b"\xa9". With only the first of them, the text ends
 # in �.
@@ -417,7 +412,8 @@ decode = checks.decode(decode)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# `b"".join(...)` puts many bytes objects side by side.
+# `b"".join(...)` puts many bytes objects side by side, and `.decode(errors="replace")` shows the
+# replacement sign where bytes are no character.
 #
 # </details>
 # <details><summary>Solution</summary>
@@ -437,10 +433,10 @@ for length in range(1, len(ids) + 1):
     print(f"{ids[:length]!s:<28}{decode(ids[:length], vocabulary)!r}")
 
 # %% [markdown]
-# The é appears when its second byte arrives. A chat window that shows every token at once must wait in
-# the same way.
+# The é appears when its second byte arrives. A chat window that shows each token as soon as it arrives must
+# wait in the same way.
 #
-# How much does all this compress? Below, the bundled tokenizer encodes texts that it has not seen, with
+# How much shorter does this make a text? Below, the bundled tokenizer encodes texts that it has not seen, with
 # more and more of its merges.
 
 # %%
@@ -449,7 +445,7 @@ from picolm_lib.course.tokens.pictures import draw_compression
 draw_compression(bundled, {name: some[:40] for name, some in texts.items()})
 
 # %% [markdown]
-# *What to see: half of the gain comes from the first 450 merges or fewer, on both kinds of text; the
+# *What to see: on both kinds of text, at least half of the gain comes from the first 450 merges; the
 # tokenizer learned from Storybook stories, so the Storybook ends higher.*
 #
 # **What would go wrong without splitting into words?** Train once more, and let merges cross the splits.
@@ -466,8 +462,8 @@ print("longest tokens with it:          ", [token.decode() for token in longest_
 assert len(longest[-1]) > 2 * len(longest_cut[-1])
 
 # %% [markdown]
-# Without the split, parts of sentences become tokens. They fit these stories and hardly any other text,
-# and they take up places in the vocabulary that words could have had.
+# Without the split, parts of sentences become tokens, and take up places in the vocabulary that words could
+# have had.
 
 # %% [markdown]
 # ## 3. One story, two tokenizers
@@ -493,7 +489,7 @@ draw_tokens(bundled, unseen[0], "bundled")
 draw_smollm(smollm)
 
 # %% [markdown]
-# *What to see: the story has as many tokens as before; SmolLM, too, knows these words, and its other tokens
+# *What to see: the story has as many tokens as before; SmolLM knows these words, too, and its other tokens
 # are not needed here.*
 #
 # A large vocabulary pays on texts that use it. Compare *bytes per token* on five kinds of text. More
@@ -566,7 +562,7 @@ draw_ends(end_probabilities(model, tokenizer, unseen[3]))
 
 # %% [markdown]
 # *What to see: the probability is near zero for almost all of the story, periods included, and it jumps
-# at the end; where it jumps earlier, the story could have ended there as well.*
+# at the end, and once shortly before it.*
 
 # %%
 at_end, elsewhere = mean_end_probabilities(model, tokenizer, unseen[:30])
@@ -590,8 +586,7 @@ with torch.no_grad():
 print(tokenizer.decode(ids[0, length - 20:length]), "[the end]", tokenizer.decode(ids[0, length:]))
 
 # %% [markdown]
-# It continues, because some token has to come next. A model that has never seen an end does this with
-# every story.
+# It continues, because some token has to come next. A model that has never seen an end has no way to stop.
 #
 # ### A space too many
 #
@@ -611,8 +606,9 @@ draw_trailing_space(model, tokenizer)
 # *What to see: left, " girl" is the likeliest token; right, after one more space, it is not even among the
 # first four, and the text goes on in another way.*
 #
-# In the stories that the model has read, a lone space hardly ever stands before a word. So it does not
-# know what to do. The usual advice is not to end a prompt with a space. In exercise 2 you write a repair.
+# In these stories a space hardly ever stands alone before a word, and each of the likeliest tokens that is a word
+# brings a space of its own. So the text now has two spaces and lacks a word. The usual advice is not to end
+# a prompt with a space. In exercise 2 you write a repair.
 
 # %% [markdown]
 # ## 5. What a vocabulary costs
@@ -636,7 +632,7 @@ vocabulary_cost()
 # matrices are larger than all twelve blocks together, and nearly half of the arithmetic is in the output
 # layer.*
 #
-# By hand, for `pico`: V = 49,152 and D = 384. Then count the parameters of the library's model.
+# By hand, for `pico`, the model that this course trains on a T4: V = 49,152 and D = 384. Then count the parameters of the library's model.
 
 # %% tags=["nbval-check-output"]
 from picolm_lib.config import PRESETS
@@ -654,11 +650,11 @@ assert cost(49_152).tables == tables and cost(49_152).logits == 4 * 49_152 * 12_
 
 # %% [markdown]
 # So why not use the smallest vocabulary? Because a story then has more tokens, and each one costs a pass
-# through the blocks. A fair price is therefore FLOPs per *byte of text*: FLOPs per token, divided by
-# bytes per token. To measure the latter, tokenizers of many sizes were trained on 8,443 stories of
+# through the blocks, the twelve layers between the two matrices. So count FLOPs per *byte of text*: FLOPs per
+# token, divided by bytes per token. To measure the latter, tokenizers of many sizes were trained on 8,443 stories of
 # TinyStories. (The largest has 13,793 tokens: after that, no pair was left.)
 #
-# **Predict:** the price is high at both ends. Where is it lowest: near 500 tokens, 4,000, or 30,000?
+# **Predict:** the number is high at both ends. Where is it lowest: near 500 tokens, 4,000, or 30,000?
 
 # %%
 from picolm_lib.course.tokens.vocabulary import draw_flops_per_byte
@@ -667,13 +663,14 @@ draw_flops_per_byte()
 
 # %% [markdown]
 # *What to see: with a small vocabulary the blocks are expensive, since they run for every token; with a
-# large one the output layer is; the arrow points at the lowest price, near 4,000 tokens.*
+# large one the output layer is; the arrow points at the lowest number, near 4,000 tokens, and from 2,000 to
+# 8,000 the line is nearly flat.*
 #
-# This counts arithmetic for one body, `pico`'s. A model with larger blocks would have its minimum
-# further right, since its output layer is a smaller part. And arithmetic is not everything: the next
-# part asks which model predicts better.
+# This counts arithmetic for the blocks of `pico`; other models have their minimum elsewhere. SmolLM's
+# tokenizer learned from other texts. And arithmetic is not everything: the next part asks which model
+# predicts better.
 #
-# ### The fair ruler
+# ### Comparing models fairly
 #
 # A model gives the right next token some probability. Its **loss** is minus the natural logarithm of
 # that probability, averaged over all tokens: 0 if it was certain, 0.69 for a probability of one half, 2.3
@@ -733,7 +730,7 @@ bits_per_byte = checks.bits_per_byte(bits_per_byte)
 # </details>
 
 # %% [markdown]
-# Here is your ruler on the bundled model and unseen stories, beside the library's own score. The losses
+# Here is your function on the bundled model and unseen stories, beside the library's own score. The losses
 # come from the model one story at a time. The end of each story counts as one of its tokens.
 
 # %%
@@ -752,15 +749,15 @@ with torch.no_grad():
 mine = bits_per_byte(losses, short)
 joined = [i for ids in streams for i in ids[:-1]] + [bundled.eos_token_id]
 counts = TokenCounts(len(short), sum(len(text.encode()) for text in short), len(joined))
-file = TokenFile(np.array(joined, dtype=np.uint16), counts)
+file = TokenFile(np.array(joined, dtype=np.uint16), counts)  # what training reads, see section 6
 scores = evaluate(model, file, choose_precision("cpu", "float32"))
-print(f"yours: {mine:.3f} bits per byte; the library's, in windows: {scores.bits_per_byte:.3f}")
+print(f"yours: {mine:.3f} bits per byte; the library's: {scores.bits_per_byte:.3f}")
 assert abs(mine / scores.bits_per_byte - 1) < 0.25
 
 # %% [markdown]
-# They are close, but not equal: the library cuts all stories into windows of the same length, so the
-# first tokens of a window are predicted with little text before them. The next section shows these
-# windows.
+# They are not equal: the library puts all stories into one sequence and cuts it into *windows*, pieces of the
+# same length. So the first tokens of a window are predicted with little text before them. The next section
+# shows these windows.
 
 # %% [markdown]
 # ## 6. From stories to a file of numbers
@@ -806,8 +803,8 @@ from picolm_lib.course.tokens.pictures import draw_stream
 draw_stream(bundled, files["train"].tokens[:4_000].tolist(), window=32)
 
 # %% [markdown]
-# *What to see: each color is one window of 32 tokens; windows begin and end in the middle of a sentence,
-# and the yellow end-of-text tokens show where a story begins and ends.*
+# *What to see: the color changes with each window of 32 tokens, often within a sentence; the yellow
+# end-of-text tokens show where a story begins and ends.*
 #
 # Cutting through stories looks careless. But it wastes nothing, and every window has the same shape,
 # which is what a GPU needs.
@@ -872,7 +869,7 @@ batch = torch.cat(Batches(files["train"].tokens, seq_len=8, batch_size=16).next(
 for start in range(8):
     mine = torch.cat(windows(stream[start:], 8), dim=1).tolist()
     found = sum(row in mine for row in batch)
-    print(f"cut from place {start} on: {found} of the batch's 16 windows are among yours")
+    print(f"cut from place {start} on: {found} of the batch's 16 windows found among yours")
     if found == 16:
         break
 assert found == 16
@@ -889,10 +886,10 @@ assert found == 16
 # entries for these five letters. Do it the other way round: look at the pairs that are present in the
 # word, apply the one that was *learned first* (it has the smallest new id), and look again, until no pair
 # of the word is in the table. Your function must not go through the whole table: the check counts the
-# look-ups. You can use `merge`.
+# look-ups. You can use `merge`. In `my_picolm.py` it takes the place of your `encode_word`.
 
 # %%
-def encode_word(ids, merges):
+def quick_encode_word(ids, merges):
     """Encodes one word, looking up only pairs that are in it.
 
     ids: list of ints.
@@ -902,7 +899,7 @@ def encode_word(ids, merges):
     raise NotImplementedError  # your code
 
 # %%
-encode_word = checks.quick_encode_word(encode_word)
+quick_encode_word = checks.quick_encode_word(quick_encode_word)
 
 # %% [markdown]
 # <details><summary>Hint 1</summary>
@@ -919,7 +916,7 @@ encode_word = checks.quick_encode_word(encode_word)
 # <details><summary>Solution</summary>
 #
 # ```python
-# def encode_word(ids, merges):
+# def quick_encode_word(ids, merges):
 #     ids = list(ids)
 #     while pairs := [pair for pair in zip(ids, ids[1:]) if pair in merges]:
 #         first = min(pairs, key=merges.get)
@@ -930,12 +927,13 @@ encode_word = checks.quick_encode_word(encode_word)
 # </details>
 
 # %% [markdown]
-# ### Exercise 2: heal a prompt (hard, 15 minutes)
+# ### Exercise 2: heal a prompt (medium, 15 minutes)
 #
 # A prompt that ends with a space continues badly, as section 4 showed. The repair: take the last token
 # away, and let the model choose again, but only among the tokens whose bytes *begin* with the bytes that
 # you took away. After "there was a " with its final space, that last token is " ", and the allowed tokens
-# are " ", " little", " dog" and so on. The same repair helps when a prompt ends in the middle of a word.
+# are " ", " little", " dog" and so on. (A prompt that ends in the middle of a word is repaired only if its
+# unfinished word is a single token.)
 
 # %%
 def heal(ids, vocabulary):
@@ -1001,7 +999,8 @@ hunt.probe("A", "accents")
 
 # %% [markdown]
 # Write a diagnosis for each patient: its fault, and a probe that you ran on it and that shows the fault,
-# as in `"A": ("lowercase", "capitals")`. For the healthy one, write `"healthy"`.
+# as in `"A": ("lowercase", "capitals")`. For the healthy one, write `"healthy"`, after you have run every
+# probe that could show a fault.
 
 # %%
 diagnosis = {"A": ..., "B": ..., "C": ..., "D": ..., "E": ...}
@@ -1052,10 +1051,10 @@ merge_slider(MY_TEXT)
 #
 # Train the same small model with three vocabularies: bytes only, 512, and 2,048 tokens. To be fair, all
 # of them read the same *bytes of text*, and their windows hold the same number of bytes. Each runs twice,
-# with two seeds. The gap between two seeds is noise.
+# with two seeds. The gap between two seeds shows how large the noise is.
 #
 # **Predict:** which has the lowest loss per token? Which has the fewest bits per byte? And which takes
-# longest? (With the preset `smoke`, the runs are so short that their numbers mean nothing.)
+# longest? (With PICOLM_PRESET=smoke, the runs are so short that their numbers mean nothing.)
 
 # %%
 from picolm_lib.course.tokens import comparison
@@ -1063,11 +1062,11 @@ from picolm_lib.course.tokens import comparison
 runs = comparison.compare(seed=SEED)
 
 # %%
-runs += comparison.compare(seed=SEED + 1)
-comparison.table(runs)
+both = runs + comparison.compare(seed=SEED + 1)
+comparison.table(both)
 
 # %%
-comparison.draw(runs)
+comparison.draw(both)
 
 # %% [markdown]
 # *What to see: each color is a vocabulary, with one line per seed; the larger the vocabulary, the fewer bits
@@ -1076,7 +1075,9 @@ comparison.draw(runs)
 # %%
 for name, key in (("loss per token", lambda run: run.curve.loss),
                   ("bits per byte", lambda run: run.curve.last)):
-    print(f"{name}, best first:", [run.vocab_size for run in sorted(runs[:3], key=key)])
+    means = {size: sum(key(run) for run in both if run.vocab_size == size) / 2
+             for size in comparison.SIZES}
+    print(f"{name}, best first:", sorted(means, key=means.get))
 
 # %% [markdown]
 # The loss per token ranks the models the other way round: it compares predictions of different size. And
@@ -1096,15 +1097,15 @@ draw_vocabularies()
 #
 # These are models of under a million parameters and a little world of about a thousand words, which
 # 2,048 tokens cover nearly completely. The models with more tokens also have more parameters. So this says
-# little about larger models and richer text. There, the two prices of section 5 decide.
+# little about larger models and richer text, where the costs of section 5 matter more.
 
 # %% [markdown]
 # ## Your model
 #
 # The functions that passed their checks are in `my_picolm.py`. The file needs nothing of this course: it
 # is the whole model, with the course's parts where yours are still missing. Here it tells a story. The
-# words of the prompt go through your `encode_word` and `merge`, and what you read comes out of your
-# `decode`.
+# words of the prompt go through `encode_word` and `merge`, and what you read comes out of `decode`: yours,
+# or the course's until then.
 
 # %%
 my_picolm.tell("Once upon a time")
@@ -1118,7 +1119,7 @@ my_picolm.offer()
 # - A text is a sequence of bytes; BPE merges the most frequent pair of neighbors, again and again.
 # - Encoding replays the merges in order; decoding joins the bytes first, so nothing is ever lost.
 # - A space belongs to the word after it, and the end-of-text token lets a model stop.
-# - A vocabulary has two prices: the output layer per token, and the number of tokens per text.
+# - A vocabulary costs twice: the output layer per token, and the number of tokens per text.
 # - Bits per byte compares models with different tokenizers; the loss per token does not.
 
 # %% [markdown]
@@ -1152,8 +1153,8 @@ my_picolm.offer()
 # %% [markdown]
 # ## Experiment
 #
-# Train a tokenizer of 1,024 tokens on a text of your own: `train_bpe([MY_TEXT], 1_024)`. Look at its
-# longest tokens with `token_bytes`. Which of them reveal what your text is about?
+# Train a tokenizer of 1,024 tokens on a text of your own, some pages long: `train_bpe([text], 1_024)`.
+# Look at its longest tokens with `token_bytes`. Which of them reveal what your text is about?
 
 # %% [markdown]
 # ## References

@@ -88,7 +88,8 @@ def table(runs: Sequence[Run]) -> Markdown:
     """
     slowest = max(min(r.curve.seconds for r in group) for group in _groups(runs).values())
     rows = ["| vocabulary | tokens read | nats per token | bits per byte | between the seeds | "
-            "seconds | text in the seconds of the slowest |", "|---|---|---|---|---|---|---|"]
+            "training seconds | text read in the time of the slowest |",
+            "|---|---|---|---|---|---|---|"]
     for size, group in _groups(runs).items():
         bits = [run.curve.last for run in group]
         seconds = min(run.curve.seconds for run in group)
