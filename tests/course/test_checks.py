@@ -103,6 +103,14 @@ def test_an_except_does_not_hide_that_a_loop_never_ends():
         assert "catches everything" in told(body.format(everything))
 
 
+def test_a_bare_except_that_cannot_hide_an_end_is_no_mistake():
+    for body in ("out = []\nfor n in numbers:\n    try:\n        out.append(n * times)\n"
+                 "    except:\n        pass\nreturn out",
+                 "out = []\nwhile True:\n    try:\n        out.append(numbers[len(out)] * times)\n"
+                 "    except:\n        return out"):
+        assert told(body) == "Right, each number."
+
+
 @pytest.mark.parametrize("code", [
     "@torch.no_grad()\ndef double(numbers, times):\n    while times:\n        pass",
     "class Double:\n    def __call__(self, numbers, times):\n        while times:\n"

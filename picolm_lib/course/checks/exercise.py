@@ -52,8 +52,6 @@ class Exercise:
         praise: the message for a correct answer.
         also: says what is wrong with a function whose values are right; None: nothing. It may
             raise whatever the function raises.
-        equal: compares an answer with the reference's in a way of its own; gets both and the
-            arguments.
         part: the function's name in my_picolm.py, "" if it is not kept there.
     """
 
@@ -62,7 +60,6 @@ class Exercise:
     mistakes: Mapping[str, Callable]
     praise: str = "Right."
     also: Callable[[Callable], str | None] | None = None
-    equal: Callable[[Any, Any, tuple], bool] | None = None
     part: str = ""
 
     def __call__(self, answer: Callable) -> Callable:
@@ -110,7 +107,7 @@ class Exercise:
         if outcomes[0].unwritten:
             return Verdict(False, f"Not yet: {STUB}")
         wanted = [self.reference(*arguments) for arguments in self.cases()]
-        fits = [not out.error and not out.unwritten and self._is_right(out, right)
+        fits = [not out.error and not out.unwritten and _is_right(out, right)
                 for out, right in zip(outcomes, wanted, strict=True)]
         if all(fits):
             wrong = next((IN_PLACE for out in outcomes if out.changed), None)
@@ -147,11 +144,6 @@ class Exercise:
         plain = isinstance(answer, FunctionType) and name.isidentifier()
         return name if plain else self.part or self.reference.__name__
 
-    def _is_right(self, outcome: Outcome, wanted: Any) -> bool:
-        if self.equal is not None and kind_error(outcome.value, wanted) is None:
-            return self.equal(outcome.value, wanted, outcome.arguments)
-        return same(outcome.value, wanted) and kind_error(outcome.value, wanted) is None
-
     def _named(self, outcomes: list[Outcome], skip_errors: bool = False) -> str | None:
         """The known mistake that returns the same in every call.
 
@@ -187,6 +179,10 @@ def _alike(given: Outcome, mistake: Outcome) -> bool:
     if given.error or mistake.error:
         return bool(given.error) == bool(mistake.error)
     return same(given.value, mistake.value)
+
+
+def _is_right(outcome: Outcome, wanted: Any) -> bool:
+    return same(outcome.value, wanted) and kind_error(outcome.value, wanted) is None
 
 
 def _general(out: Outcome, wanted: Any, outcomes: list[Outcome]) -> str | None:

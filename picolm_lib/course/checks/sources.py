@@ -27,17 +27,18 @@ def unsafe(answer: Callable) -> str | None:
         called = getattr(node, "func", None)
         if isinstance(called, ast.Name) and called.id in ("exit", "quit"):
             return f"`{called.id}()` ends the whole notebook. A function ends with `return`."
-        if isinstance(node, (ast.For, ast.While)) and any(
+        if isinstance(node, ast.While) and any(
                 _catches_all(handler) for handler in ast.walk(node)
                 if isinstance(handler, ast.ExceptHandler)):
-            return ("a bare `except:` in a loop catches everything, also what would end a loop "
-                    "that never ends. Name the error, as in `except IndexError:`.")
+            return ("a bare `except:` in a `while` catches everything, also what would end a "
+                    "loop that never ends. Name the error, as in `except IndexError:`.")
     return None
 
 
 def _catches_all(handler: ast.ExceptHandler) -> bool:
     everything = handler.type is None or ast.unparse(handler.type) == "BaseException"
-    return everything and not any(isinstance(node, ast.Raise) for node in ast.walk(handler))
+    return everything and not any(isinstance(node, (ast.Raise, ast.Return, ast.Break))
+                                  for node in ast.walk(handler))
 
 
 def place_of(error: BaseException, answer: Callable) -> str:

@@ -150,16 +150,6 @@ def draw_vocabularies() -> Picture:
                           "and texts.")
 
 
-def vocabularies_table() -> Markdown:
-    """The same as a table."""
-    lines = ["| vocabulary | at equal | text read (kB) | processor seconds | nats per token | "
-             "bits per byte |", "|---|---|---|---|---|---|"]
-    lines += [f"| {name_of(row['vocab_size'])} | {row['regime'].split()[1]} | {row['kilobytes']} | "
-              f"{row['seconds']:.0f} | {row['loss']:.2f} | {row['bits_per_byte']:.3f} ± "
-              f"{row['half_width']:.3f} |" for row in measured.read("vocabularies")["rows"]]
-    return Markdown("\n".join(lines) + "\n")
-
-
 def _groups(runs: Sequence[Run]) -> dict[int, list[Run]]:
     groups: dict[int, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.vocab_size, run.seed)):
